@@ -1,0 +1,3 @@
+module github.com/stentor-net/stentor
+
+go 1.26.0
