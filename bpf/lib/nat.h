@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+/* Masquerading: pods speak to the world with the node's address. */
+
+#include "addr.h"
+
+enum nat_direction {
+	NAT_OUT = 0, /* key: remote, and the pod; value: the node's address and port */
+	NAT_IN = 1,  /* key: remote, and the node; value: the pod's address and port */
+};
+
+struct nat_key {
+	struct addr remote, local;
+	__be16 remote_port, local_port; /* ICMP echo: identifier in both */
+	__u8 protocol;
+	__u8 direction;
+	__u16 pad;
+};
+
+struct nat_entry {
+	struct addr addr;
+	__be16 port;
+	__u16 endpoint;    /* id of the pod */
+	__u32 incarnation; /* of the pod: a reused address never inherits a mapping */
+	__u32 last;        /* last packet, jiffies */
+	__u32 pad;
+};
+
+/* Written by from_net/to_net; expired by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct nat_key);
+	__type(value, struct nat_entry);
+} nat SEC(".maps");
