@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+export CGO_ENABLED := 0
+export GOFLAGS     := -trimpath -buildvcs=false
+
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS    := -s -w -X github.com/stentor-net/stentor/internal/cli.Version=$(VERSION)
+KUBE       := v1.36.3
+KUBE_FLAGS := $(foreach x,gitVersion=$(KUBE) gitMajor=1 gitMinor=36,-X k8s.io/component-base/version.$(x))
+TOOL       := go tool -modfile=$(CURDIR)/tools/go.mod
+BIN        := $(CURDIR)/bin
+LAB        := $(BIN)/stentor-lab
+RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
+GEN_DEPS     := clang-19 llvm-19
+
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab bench demo demo-down conformance clean
+
+help: ## List the targets.
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## Install the Debian packages that the lab needs (only those that are missing).
+	@deploy/build/apt-install $(RUNTIME_DEPS)
+
+deps-generate: ## Install the compiler that generated files need.
+	@deploy/build/apt-install $(GEN_DEPS)
+
+build: ## Build bin/stentor and bin/stentor-cni.
+	go build -ldflags "$(LDFLAGS)" -o $(BIN)/stentor ./cmd/stentor
+	go build -ldflags "$(LDFLAGS)" -o $(BIN)/stentor-cni ./cmd/stentor-cni
+
+build-arm64: ## Build both for linux/arm64 into bin/arm64, to see that they do.
+	GOARCH=arm64 go build -ldflags "$(LDFLAGS)" -o $(BIN)/arm64/stentor ./cmd/stentor
+	GOARCH=arm64 go build -ldflags "$(LDFLAGS)" -o $(BIN)/arm64/stentor-cni ./cmd/stentor-cni
+
+lab: build ## Build the lab: bin/stentor-lab and its Kubernetes (4 minutes the first time).
+	cd lab && go build -ldflags "-s -w" -o $(BIN)/ ./cmd/...
+	cd lab/dns && go build -ldflags "-s -w" -o $(BIN)/coredns .
+	cd lab/kube && go build -ldflags "-s -w $(KUBE_FLAGS)" -o $(BIN)/stentor-kube .
+
+generate: deps-generate ## Write all generated files again.
+	go generate ./...
+
+verify: generate ## Fail if a generated file differs from what is committed, or if a module is untidy.
+	go mod tidy && (cd tools && go mod tidy) && (cd lab && go mod tidy)
+	@git diff --exit-code || { echo "generated files differ: run 'make generate' and commit"; exit 1; }
+	@test -z "$$(git status --porcelain)" || { git status --short; echo "generated files are not committed"; exit 1; }
+
+lint: ## Run gofmt, go vet and staticcheck.
+	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w"; exit 1; }
+	go vet ./...
+	cd lab && go vet ./...
+	$(TOOL) staticcheck ./...
+
+test: deps lab ## Run every test; root is needed for those with packets and the lab.
+	$(TOOL) gotestsum --format pkgname-and-test-fails --hide-summary=skipped -- -timeout 20m ./...
+	@$(MAKE) --no-print-directory test-lab
+
+test-unit: ## Run the tests of the main module only.
+	$(TOOL) gotestsum --format pkgname-and-test-fails -- -timeout 20m ./...
+
+test-lab: ## Run the lab's tests and the end-to-end stories (root).
+	cd lab && $(TOOL) gotestsum --format testname -- -p 1 -timeout 30m ./...
+
+demo: deps lab ## Bring a cluster up and show a policy at work; leaves the cluster running.
+	$(LAB) demo
+
+demo-down: ## Remove the demo's cluster.
+	$(LAB) down
+
+clean: ## Remove what was built.
+	rm -rf $(BIN) .build
