@@ -3,7 +3,14 @@ module github.com/stentor-net/stentor
 go 1.26.0
 
 require (
-	github.com/google/go-cmp v0.7.0 // indirect
-	github.com/hashicorp/go-immutable-radix/v2 v2.1.0 // indirect
-	github.com/hashicorp/golang-lru/v2 v2.0.0 // indirect
+	github.com/cilium/ebpf v0.22.0
+	github.com/google/go-cmp v0.7.0
+	github.com/hashicorp/go-immutable-radix/v2 v2.1.0
 )
+
+require (
+	github.com/hashicorp/golang-lru/v2 v2.0.0 // indirect
+	golang.org/x/sys v0.43.0 // indirect
+)
+
+tool github.com/cilium/ebpf/cmd/bpf2go
