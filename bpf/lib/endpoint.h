@@ -4,7 +4,9 @@
 
 #include "addr.h"
 
-#define ENDPOINTS_MAX 4096 /* ids 1..4095 */
+enum endpoint_limit {
+	ENDPOINTS_MAX = 4096, /* ids 1..4095 */
+};
 
 struct endpoint {
 	__u32 ifindex;     /* of the host's side of the pod's veth; 0: no such endpoint */

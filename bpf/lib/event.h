@@ -21,7 +21,7 @@ struct event {
 	__u64 time;          /* ns since boot */
 	__u64 sequence;      /* per CPU, without gaps; see event_sequence */
 	struct addr source, destination;
-	__be16 source_port, destination_port; /* ICMP: type, code in host order in the first */
+	__be16 source_port, destination_port; /* ICMP: type << 8 | code in the first */
 	__u8 type;           /* enum event_type */
 	__u8 reason;         /* EVENT_DROP: drop reason */
 	__u8 verdict;        /* EVENT_VERDICT: enum policy_verdict */

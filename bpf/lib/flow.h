@@ -11,8 +11,10 @@ enum flow_leg {
 	LEG_SERVICE = 3, /* keyed by the tuple before translation, see service.h */
 };
 
-/* The tuple in canonical order: (a, port_a) < (b, port_b) as bytes. ICMP echo:
- * both ports are the identifier; other ICMP: both are 0. */
+/* The tuple in canonical order: (a, port_a) <= (b, port_b) as bytes. ICMP echo:
+ * the port of the side that asks is the identifier, the other is 0, so that two
+ * sides that ask each other with the same identifier are two flows. Other ICMP:
+ * both ports are the type. */
 struct flow_key {
 	struct addr a, b;
 	__be16 port_a, port_b;
@@ -45,6 +47,7 @@ struct flow {
 	__u32 incarnation[2]; /* of the endpoints */
 	__u32 report;       /* last report, jiffies */
 	__u32 packets[2];
+	__u16 shard[2];     /* of the initiator's and the responder's address in generations.peer */
 	__u64 bytes[2];
 };
 

@@ -11,7 +11,7 @@ enum nat_direction {
 
 struct nat_key {
 	struct addr remote, local;
-	__be16 remote_port, local_port; /* ICMP echo: identifier in both */
+	__be16 remote_port, local_port; /* ICMP echo: local is the identifier, remote 0 */
 	__u8 protocol;
 	__u8 direction;
 	__u16 pad;

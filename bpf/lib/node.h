@@ -4,7 +4,9 @@
 
 #include "addr.h"
 
-#define NODES_MAX 8192
+enum node_limit {
+	NODES_MAX = 8192,
+};
 
 struct node {
 	struct addr underlay; /* outer address of tunnels, next hop of direct routes; mapped IPv4 or IPv6 */

@@ -4,11 +4,23 @@
 
 #include "addr.h"
 
-#define PEERS_MAX 131072
-#define CLASS_BANK 1024  /* classes of one inner map */
-#define CLASS_BANKS 64
-#define SLOTS_MAX 512
-#define SLOT_OPEN 0      /* slot without policy: every cell is SET_ALLOW */
+enum policy_limit {
+	PEERS_MAX = 131072,
+	CLASS_BANK = 1024, /* classes of one inner map */
+	CLASS_BANKS = 64,
+	SLOTS_MAX = 512,
+	GENERATIONS_MAX = 4096,
+};
+
+enum policy_slot {
+	SLOT_OPEN = 0, /* slot without policy: every cell is SET_ALLOW */
+};
+
+enum policy_prefix { /* prefixlen of a set_key */
+	PREFIX_ANY = 32,      /* every protocol and port */
+	PREFIX_PROTOCOL = 48, /* one protocol, every port */
+	PREFIX_PORT = 64,     /* exactly this port */
+};
 
 enum policy_class { /* judged pessimistically */
 	CLASS_UNKNOWN = 0,    /* peer that nobody knows */
@@ -91,11 +103,9 @@ struct {
 	__type(value, __u32);
 } identity_peer SEC(".maps");
 
-#define GENERATIONS 4096
-
 struct generations {
-	__u32 endpoint[GENERATIONS]; /* by endpoint id: its slots, or a cell of them, changed */
-	__u32 peer[GENERATIONS];     /* by hash of the peer's address: who is behind it changed */
+	__u32 endpoint[GENERATIONS_MAX]; /* by endpoint id: its slots, or a cell of them, changed */
+	__u32 peer[GENERATIONS_MAX];     /* by hash of the peer's address: who is behind it changed */
 };
 
 /* What cached verdicts were judged under; one row. BPF_F_MMAPABLE: the agent bumps after the cells. */

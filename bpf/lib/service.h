@@ -3,6 +3,7 @@
 /* Services: virtual addresses and what is behind them. */
 
 #include "addr.h"
+#include "flow.h"
 
 struct service_key {
 	struct addr vip;
@@ -72,3 +73,11 @@ struct service_flow {
 	__u16 service;
 	__u32 last; /* jiffies */
 };
+
+/* Written by from_pod; expired by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, struct service_flow);
+} service_flows SEC(".maps");

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+/* What sockets were translated to, for the way back. */
+
+#include "addr.h"
+
+/* The one translation of a connected socket. */
+struct socket_peer {
+	struct addr backend, vip;
+	__be16 backend_port, vip_port;
+	__u32 pad;
+};
+
+/* Socket -> its translation; goes with the socket. Written and read by sock_*. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_peer);
+} socket_peers SEC(".maps");
+
+/* An unconnected UDP socket speaks to many: one row for each backend it was sent to. */
+struct socket_key {
+	__u64 cookie;
+	struct addr backend;
+	__be16 port;
+	__u16 pad[3];
+};
+
+struct socket_vip {
+	struct addr vip;
+	__be16 port;
+	__u16 pad[3];
+};
+
+/* (socket, backend) -> virtual address. Written by sendmsg, read by recvmsg. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct socket_key);
+	__type(value, struct socket_vip);
+} socket_vips SEC(".maps");
