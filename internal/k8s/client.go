@@ -37,10 +37,12 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(config)
+	return NewClientForConfig(config)
 }
 
-func newClient(config *rest.Config) (*Client, error) {
+// NewClientForConfig makes a client from a ready configuration. One that names
+// a content type is taken at its word for every kind.
+func NewClientForConfig(config *rest.Config) (*Client, error) {
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("make client for %s: %w", config.Host, err)
@@ -91,7 +93,8 @@ func (c *Client) group(gv schema.GroupVersion) (rest.Interface, error) {
 		config.APIPath = "/api"
 	}
 	config.NegotiatedSerializer = c.codecs.WithoutConversion()
-	if gv != ciliumGroup && gv != definitionGroup { // custom resources are JSON only
+	custom := gv == ciliumGroup || gv == definitionGroup // JSON only
+	if !custom && config.ContentType == "" {
 		config.ContentType = "application/vnd.kubernetes.protobuf"
 		config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	}

@@ -26,6 +26,8 @@ type reflection[T Object, R any] struct {
 	// mine tells which rows of a table that several kinds share come from this
 	// one; nil is all of them.
 	mine func(R) bool
+	// same tells that a new row says nothing new; nil compares deeply.
+	same func(a, b R) bool
 	// synced is called after the first complete list.
 	synced func()
 }
@@ -81,9 +83,16 @@ func (s *store[T, R]) put(tx *table.Tx[R], object T) {
 		tx.Delete(old)
 	}
 	s.names[name] = k
-	if old, had := tx.Get(k); !had || !reflect.DeepEqual(old, row) {
+	if old, had := tx.Get(k); !had || !s.equal(old, row) {
 		tx.Upsert(row)
 	}
+}
+
+func (s *store[T, R]) equal(a, b R) bool {
+	if s.same != nil {
+		return s.same(a, b)
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 func (s *store[T, R]) drop(tx *table.Tx[R], name string) {
