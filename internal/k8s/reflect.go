@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package k8s
+
+import (
+	"context"
+	"reflect"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/stentor-net/stentor/internal/table"
+)
+
+// reflection keeps the rows of one kind of object in a table.
+type reflection[T Object, R any] struct {
+	kind   Kind[T]
+	fields string // field selector, "" is all
+	// row converts an object; false leaves it out.
+	row func(T) (R, bool)
+	key func(R) string
+	// mine tells which rows of a table that several kinds share come from this
+	// one; nil is all of them.
+	mine func(R) bool
+	// same tells that a new row says nothing new; nil compares deeply.
+	same func(a, b R) bool
+	// synced is called after the first complete list.
+	synced func()
+}
+
+// run lists and watches until ctx ends. Broken connections are retried with
+// growing pauses; the rows stay meanwhile.
+func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]) error {
+	group, err := c.group(r.kind.group)
+	if err != nil {
+		return err
+	}
+	request := func(o metav1.ListOptions) (runtime.Object, error) {
+		o.FieldSelector = r.fields
+		list := r.kind.list()
+		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
+		return list, err
+	}
+	open := func(o metav1.ListOptions) (watch.Interface, error) {
+		o.FieldSelector, o.Watch = r.fields, true
+		return group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+	}
+	reflector := cache.NewReflectorWithOptions(
+		&cache.ListWatch{ListFunc: request, WatchFunc: open},
+		r.kind.fresh(),
+		&store[T, R]{reflection: r, writer: w, names: map[string]string{}},
+		cache.ReflectorOptions{
+			Name:            r.kind.path,
+			TypeDescription: r.kind.name,
+			Backoff:         &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 8, Cap: 10 * time.Second},
+		})
+	reflector.RunWithContext(ctx)
+	return context.Cause(ctx)
+}
+
+// store is what a cache.Reflector writes to. One goroutine uses it.
+type store[T Object, R any] struct {
+	reflection[T, R]
+	writer *table.Writer[R]
+	// names holds the key of the row of each object: an object whose key
+	// changed, or that is left out now, must not leave its old row behind.
+	names map[string]string
+}
+
+func (s *store[T, R]) put(tx *table.Tx[R], object T) {
+	name := key(object.GetNamespace(), object.GetName())
+	row, ok := s.row(object)
+	if !ok {
+		s.drop(tx, name)
+		return
+	}
+	k := s.key(row)
+	if old, had := s.names[name]; had && old != k {
+		tx.Delete(old)
+	}
+	s.names[name] = k
+	if old, had := tx.Get(k); !had || !s.equal(old, row) {
+		tx.Upsert(row)
+	}
+}
+
+func (s *store[T, R]) equal(a, b R) bool {
+	if s.same != nil {
+		return s.same(a, b)
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+func (s *store[T, R]) drop(tx *table.Tx[R], name string) {
+	if k, had := s.names[name]; had {
+		tx.Delete(k)
+		delete(s.names, name)
+	}
+}
+
+func (s *store[T, R]) Add(object any) error {
+	if o, ok := object.(T); ok {
+		s.writer.Update(func(tx *table.Tx[R]) { s.put(tx, o) })
+	}
+	return nil
+}
+
+func (s *store[T, R]) Update(object any) error { return s.Add(object) }
+
+func (s *store[T, R]) Delete(object any) error {
+	if o, ok := object.(T); ok {
+		s.writer.Update(func(tx *table.Tx[R]) { s.drop(tx, key(o.GetNamespace(), o.GetName())) })
+	}
+	return nil
+}
+
+// Replace makes the rows those of a complete list, in one commit.
+func (s *store[T, R]) Replace(objects []any, _ string) error {
+	s.writer.Update(func(tx *table.Tx[R]) {
+		s.names = make(map[string]string, len(objects))
+		keep := make(map[string]bool, len(objects))
+		for _, object := range objects {
+			if o, ok := object.(T); ok {
+				s.put(tx, o)
+				keep[s.names[key(o.GetNamespace(), o.GetName())]] = true
+			}
+		}
+		for k, row := range s.writer.Table().Snapshot().All() {
+			if !keep[k] && (s.mine == nil || s.mine(row)) {
+				tx.Delete(k)
+			}
+		}
+	})
+	if s.synced != nil {
+		s.synced()
+	}
+	return nil
+}
+
+func (s *store[T, R]) Resync() error { return nil }
