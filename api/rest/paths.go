@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rest
+
+// DefaultSocket is where the agent listens on its node.
+const DefaultSocket = "/var/run/stentor/stentor.sock"
+
+// Paths of the calls. Those that end in a slash are followed by a name or a number.
+const (
+	PathHealthz      = "/v1/healthz"       // GET StatusResponse; ?brief=true leaves out lists
+	PathConfig       = "/v1/config"        // GET DaemonConfiguration; PATCH DaemonConfigurationSpec
+	PathClusterNodes = "/v1/cluster/nodes" // GET ClusterNodeStatus
+	PathEndpoint     = "/v1/endpoint"      // GET []Endpoint
+	PathEndpointID   = "/v1/endpoint/"     // GET Endpoint; {id}, {id}/log, {id}/healthz, {id}/labels, {id}/config
+	PathIdentity     = "/v1/identity"      // GET []Identity; ?labels=source:key=value, repeated
+	PathIdentityID   = "/v1/identity/"     // GET Identity; "endpoints" gives []IdentityEndpoints
+	PathIPAM         = "/v1/ipam"          // POST IPAMResponse; ?family=ipv4|ipv6&owner=
+	PathIPAMIP       = "/v1/ipam/"         // DELETE
+	PathPolicy       = "/v1/policy"        // GET Policy
+	PathSelectors    = "/v1/policy/selectors"
+	PathIP           = "/v1/ip"       // GET []IPListEntry; ?cidr=
+	PathNodeIDs      = "/v1/node/ids" // GET []NodeID
+	PathService      = "/v1/service"  // GET []Service
+	PathMap          = "/v1/map"      // GET BPFMapList
+	PathMapName      = "/v1/map/"     // GET BPFMap
+	PathMetrics      = "/v1/metrics/" // GET []Metric
+
+	PathDB      = "/v1/db"      // GET []TableInfo
+	PathDBTable = "/v1/db/"     // GET Table
+	PathBPF     = "/v1/bpf/"    // GET Table; endpoint ipcache policy ct nat metrics lb nodes
+	PathMonitor = "/v1/monitor" // GET: one Event of JSON per line until the caller goes; filters see MonitorFilter
+
+	PathCNIAdd    = "/v1/cni/add"    // PUT CNIRequest -> CNIResult or CNIError
+	PathCNIDel    = "/v1/cni/del"    // PUT CNIRequest -> 200 or CNIError
+	PathCNICheck  = "/v1/cni/check"  // PUT CNIRequest -> 200 or CNIError
+	PathCNIStatus = "/v1/cni/status" // GET 200 or CNIError
+	PathCNIGC     = "/v1/cni/gc"     // PUT CNIGCRequest -> 200 or CNIError
+)
