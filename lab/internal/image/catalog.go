@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// Names of the lab's images, as pods write them.
+const (
+	Pause   = "pause:dev"
+	Stentor = "stentor:dev"
+	App     = "stentor-app:dev"
+	CoreDNS = "coredns:dev"
+)
+
+// recipe says how an image is made.
+type recipe struct {
+	name     string
+	binaries []string // names in the binary folder, all needed
+	tools    bool     // put the Debian tools below
+	links    map[string]string
+	config   Config
+}
+
+var recipes = []recipe{
+	{name: Pause, binaries: []string{"stentor-pause"}, config: Config{Entrypoint: []string{"/usr/bin/stentor-pause"}, User: "65535:65535"}},
+	{name: CoreDNS, binaries: []string{"coredns"}, config: Config{Entrypoint: []string{"/usr/bin/coredns"}}},
+	{name: Stentor, binaries: []string{"stentor", "stentor-cni"}, config: Config{Entrypoint: []string{"/usr/bin/stentor"}}},
+	{
+		name: App, binaries: []string{"stentor-app"}, tools: true,
+		links:  map[string]string{"usr/bin/nc": "nc.openbsd", "usr/bin/dig": "drill"},
+		config: Config{Entrypoint: []string{"/usr/bin/stentor-app"}, Cmd: []string{"http"}},
+	},
+}
+
+// Binaries names every binary that the images need, except the product's
+// own, which only some labs need.
+func Binaries(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if r, ok := find(n); ok {
+			out = append(out, r.binaries...)
+		}
+	}
+	return out
+}
+
+func find(name string) (recipe, bool) {
+	for _, r := range recipes {
+		if r.name == name {
+			return r, true
+		}
+	}
+	return recipe{}, false
+}
+
+// Builder makes images and keeps them.
+type Builder struct {
+	BinDir string            // where the binaries are
+	Cache  string            // where archives are kept
+	Note   func(text string) // told before slow work; may be nil
+}
+
+// Build returns the archive of the named image in the cache, made anew only
+// if what goes into it changed since.
+func (b *Builder) Build(name string) (file string, err error) {
+	r, ok := find(name)
+	if !ok {
+		return "", fmt.Errorf("image %s: there is no such image of the lab", name)
+	}
+	key, err := b.key(r)
+	if err != nil {
+		return "", err
+	}
+	stem := strings.NewReplacer(":", "-", "/", "-").Replace(r.name)
+	file = stem + "-" + key + ".tar"
+	path := filepath.Join(b.Cache, file)
+	if _, err := os.Stat(path); err == nil {
+		return file, nil
+	}
+	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
+		return "", err
+	}
+	var layers []layer
+	if r.tools {
+		l, err := b.toolLayer()
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", name, err)
+		}
+		layers = append(layers, l)
+	}
+	tmp := filepath.Join(b.Cache, stem+".layer")
+	defer os.Remove(tmp)
+	l, err := makeLayer(tmp, func(w *layerWriter) error { return b.fill(w, r) })
+	if err != nil {
+		return "", fmt.Errorf("image %s: %w", name, err)
+	}
+	if err := writeArchive(path, r.name, r.config, append(layers, l)); err != nil {
+		return "", err
+	}
+	return file, b.prune(stem, file)
+}
+
+func (b *Builder) fill(w *layerWriter, r recipe) error {
+	for _, bin := range r.binaries {
+		if err := w.file("usr/bin/"+bin, filepath.Join(b.BinDir, bin)); err != nil {
+			return err
+		}
+	}
+	for from, to := range r.links {
+		if err := w.link(tar.TypeSymlink, from, to); err != nil {
+			return err
+		}
+	}
+	if r.tools {
+		return nil // these files are in the tools' layer
+	}
+	if err := w.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"); err != nil {
+		return err
+	}
+	return w.dir("tmp", 0o1777)
+}
+
+// key stands for all that goes into an image.
+func (b *Builder) key(r recipe) (string, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %v %v", r.name, r.config, r.links, r.tools)
+	if r.tools {
+		fmt.Fprintf(h, "%q %q %q", toolPackages, dropped, unwanted)
+	}
+	for _, bin := range r.binaries {
+		info, err := os.Stat(filepath.Join(b.BinDir, bin))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s %d %d", bin, info.Size(), info.ModTime().UnixNano())
+	}
+	return hex.EncodeToString(h.Sum(nil))[:12], nil
+}
+
+// prune removes archives of the image that are not keep.
+func (b *Builder) prune(stem, keep string) error {
+	old, err := filepath.Glob(filepath.Join(b.Cache, stem+"-????????????.tar"))
+	if err != nil {
+		return err
+	}
+	for _, f := range old {
+		if filepath.Base(f) != keep {
+			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// toolLayer makes or finds the layer with the Debian tools, which is the slow
+// part of the app image and does not change with the program.
+func (b *Builder) toolLayer() (layer, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q", toolPackages, dropped, unwanted)
+	key := hex.EncodeToString(h.Sum(nil))[:12]
+	path := filepath.Join(b.Cache, "tools-"+key+".layer")
+	meta := path + ".json"
+	var l layer
+	if raw, err := os.ReadFile(meta); err == nil {
+		var saved struct {
+			Digest string
+			Size   int64
+		}
+		if json.Unmarshal(raw, &saved) == nil {
+			if info, err := os.Stat(path); err == nil && info.Size() == saved.Size {
+				return layer{path: path, digest: saved.Digest, size: saved.Size}, nil
+			}
+		}
+	}
+	if b.Note != nil {
+		b.Note("downloading Debian packages for the app image (once)")
+	}
+	debs, err := downloadDebs(filepath.Join(b.Cache, "debian"), toolPackages)
+	if err != nil {
+		return l, err
+	}
+	l, err = makeLayer(path, func(w *layerWriter) error { return fillTools(w, debs) })
+	if err != nil {
+		return l, err
+	}
+	raw, err := json.Marshal(map[string]any{"Digest": l.digest, "Size": l.size})
+	if err != nil {
+		return l, err
+	}
+	return l, os.WriteFile(meta, raw, 0o644)
+}
+
+func fillTools(w *layerWriter, debs []string) error {
+	for name, content := range map[string]string{
+		"etc/passwd":        "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+		"etc/group":         "root:x:0:\nnogroup:x:65534:\n",
+		"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+	} {
+		if err := w.text(name, content); err != nil {
+			return err
+		}
+	}
+	if err := w.dir("tmp", 0o1777); err != nil {
+		return err
+	}
+	if err := addDebs(w, debs); err != nil {
+		return err
+	}
+	applets := strings.Fields(applets)
+	sort.Strings(applets)
+	for _, a := range applets {
+		if name := "usr/bin/" + a; !w.seen[name] {
+			if err := w.link(tar.TypeSymlink, name, "busybox"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// applets are the programs for which busybox stands in.
+const applets = `awk basename cat chmod chown clear cp cut date dd df dirname du echo env expr false find free
+grep head hostname id ifconfig kill less ln ls md5sum mkdir mkfifo mktemp more mount mv netstat nslookup od
+pgrep pidof printf ps pwd readlink realpath rm rmdir route sed seq sh sha256sum sleep sort stat stty tail tar tee
+telnet test time timeout top touch tr traceroute true umount uname uniq uptime usleep vi watch wc which whoami xargs yes`

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stentor-net/stentor/lab/internal/cgroup"
+)
+
+// Enter is the first stage of a node's pid 1. It moves itself into the node's
+// cgroups while it still sees the machine's, makes that place the root of a
+// cgroup namespace and executes the second stage. It returns only on error.
+func Enter(dir string) error {
+	s, err := ReadSpec(dir)
+	if err != nil {
+		return err
+	}
+	if err := cgroup.Enter(s.Cgroups, s.Cgroup, 0); err != nil {
+		return err
+	}
+	// Namespaces belong to threads: the one that unshares is the one that
+	// executes, and all others end there.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("unshare cgroup namespace: %w", err)
+	}
+	self := "/proc/self/exe"
+	return syscall.Exec(self, []string{"stentor-lab", "node-init", "--stage=run", dir}, os.Environ())
+}
+
+// Init is the second stage: it builds the node's file system, then runs and
+// restarts the node's daemons. It never returns unless the node cannot start.
+func Init(dir string) error {
+	s, err := ReadSpec(dir)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", s.Name)
+	if err := unix.Sethostname([]byte(s.Name)); err != nil {
+		return fmt.Errorf("set host name: %w", err)
+	}
+	if err := buildRoot(s); err != nil {
+		return err
+	}
+	log.Info("file system built")
+	ctx := context.Background()
+	sup := newSupervisor(log)
+	go sup.reap()
+	sup.keep("containerd", "containerd", "--config", "/etc/containerd/config.toml")
+	if err := waitSocket(ctx, criSocket, 30*time.Second); err != nil {
+		return err
+	}
+	log.Info("containerd answers")
+	go importImages(s, sup, log)
+	kube := insideBin + "/stentor-kube"
+	sup.keep("kubelet", kube, "kubelet",
+		"--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig",
+		"--hostname-override="+s.Name, "--node-ip="+joinAddrs(s.Addrs), "--root-dir=/var/lib/kubelet", "--v=2")
+	if s.KubeProxy != "none" {
+		sup.keep("kube-proxy", kube, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--v=2")
+	}
+	select {} // a pid 1 stays
+}
+
+func importImages(s *Spec, sup *supervisor, log *slog.Logger) {
+	result := ""
+	for _, name := range s.Images {
+		started := time.Now()
+		code, err := sup.run("import", "ctr", "-n", "k8s.io", "images", "import", filepath.Join(insideImages, name))
+		if err != nil || code != 0 {
+			result += fmt.Sprintf("%s: exit status %d (%v), see import.log; ", name, code, err)
+			continue
+		}
+		log.Info("image imported", "archive", name, "took", time.Since(started).Round(time.Millisecond))
+	}
+	tmp := "/var/log/.images-imported"
+	if err := os.WriteFile(tmp, []byte(strings.TrimSuffix(result, "; ")), 0o644); err != nil {
+		log.Warn("image import cannot be reported", "error", err)
+		return
+	}
+	if err := os.Rename(tmp, "/var/log/images-imported"); err != nil {
+		log.Warn("image import cannot be reported", "error", err)
+	}
+}
+
+func waitSocket(ctx context.Context, path string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait %s for %s: %w", timeout, path, err)
+		case <-tick.C:
+		}
+	}
+}
