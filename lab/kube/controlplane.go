@@ -97,6 +97,8 @@ func (o options) clientArgs(name string) []string {
 	return []string{
 		"--kubeconfig=" + k, "--authentication-kubeconfig=" + k, "--authorization-kubeconfig=" + k,
 		"--bind-address=" + o.bind, "--leader-elect=false",
+		// The defaults make the start wait seconds for tokens.
+		"--kube-api-qps=500", "--kube-api-burst=1000",
 	}
 }
 

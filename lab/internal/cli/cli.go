@@ -56,7 +56,7 @@ kubelet and containerd in it. Nothing of it touches the machine's own network.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newUp(), newDown(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit())
+	cmd.AddCommand(newUp(), newDown(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit(), newExecChild())
 	return cmd
 }
 
@@ -87,6 +87,18 @@ func newNodeInit() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&stage, "stage", "run", "enter or run")
 	return cmd
+}
+
+// newExecChild is what exec runs inside the lab, on the way to the command.
+func newExecChild() *cobra.Command {
+	return &cobra.Command{
+		Use: "exec-child -- COMMAND [ARG...]", Hidden: true, Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			code, err := node.RunChild(args)
+			fmt.Fprintf(os.Stderr, "stentor-lab: %v\n", err)
+			return exitError(code)
+		},
+	}
 }
 
 // binDir is the folder of this executable, where the others are.

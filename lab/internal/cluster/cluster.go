@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -253,6 +254,7 @@ func (b *builder) nodeSpec(n plan.Node, images []string, hosts map[string]string
 	s := &node.Spec{
 		Lab: p.Name, Name: n.Name, NetNS: n.NetNS, Addrs: n.Addrs,
 		PodCIDRs: p.PodCIDRs, DNS: p.DNS, KubeProxy: p.KubeProxy,
+		API: netip.AddrPortFrom(p.APIHost(), plan.APIPort).String(),
 		Dir: p.Path("nodes", n.Name), PKIDir: p.Path("pki"), BinDir: b.BinDir, ImageDir: b.CacheDir,
 		Images: images, Hosts: hosts,
 		Cgroups: b.cgroups, Cgroup: p.Cgroup + "/" + n.Name,

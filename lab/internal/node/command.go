@@ -58,21 +58,19 @@ func (c Command) runHere() (int, error) {
 	if err := c.enter(); err != nil {
 		return 0, err
 	}
-	env := environment()
-	path, err := lookPath(c.Args[0])
-	if err != nil {
-		return 127, err
+	// The helper in between ties the program's life to ours (RunChild).
+	self := insideBin + "/stentor-lab"
+	if c.Pid == 0 {
+		self = "/proc/self/exe"
 	}
+	args := append([]string{"stentor-lab", "exec-child", "--"}, c.Args...)
 	var files []uintptr
 	for _, f := range c.Files {
 		files = append(files, f.Fd())
 	}
-	pid, err := syscall.ForkExec(path, c.Args, &syscall.ProcAttr{
-		Dir: "/", Env: env, Files: files,
-		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
-	})
+	pid, err := syscall.ForkExec(self, args, &syscall.ProcAttr{Dir: c.dir(), Env: environment(), Files: files})
 	if err != nil {
-		return 126, &os.PathError{Op: "exec", Path: path, Err: err}
+		return 126, &os.PathError{Op: "exec", Path: self, Err: err}
 	}
 	stop := passSignals(pid)
 	defer stop()
@@ -156,10 +154,25 @@ func environment() []string {
 	return env
 }
 
-// lookPath finds a program with the path that environment gives.
-func lookPath(name string) (string, error) {
-	old := os.Getenv("PATH")
-	os.Setenv("PATH", path+":"+old)
-	defer os.Setenv("PATH", old)
-	return exec.LookPath(name)
+// dir is where the program starts: on a node its root, else the caller's folder.
+func (c Command) dir() string {
+	if c.Pid != 0 {
+		return "/"
+	}
+	return ""
+}
+
+// RunChild becomes the program args, after asking to be killed when the
+// parent, which is in another pid namespace, dies. (SysProcAttr.Pdeathsig
+// takes a parent of another pid namespace for a dead one.) It returns only
+// on error, with the exit code a shell would give.
+func RunChild(args []string) (int, error) {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return 126, err
+	}
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return 127, err
+	}
+	return 126, &os.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, args, os.Environ())}
 }

@@ -59,18 +59,22 @@ func Init(dir string) error {
 	sup := newSupervisor(log)
 	go sup.reap()
 	sup.keep("containerd", "containerd", "--config", "/etc/containerd/config.toml")
-	if err := waitSocket(ctx, criSocket, 30*time.Second); err != nil {
+	if err := waitSocket(ctx, "unix", criSocket, 30*time.Second); err != nil {
 		return err
 	}
 	log.Info("containerd answers")
 	go importImages(s, sup, log)
 	kube := insideBin + "/stentor-kube"
-	sup.keep("kubelet", kube, "kubelet",
-		"--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig",
-		"--hostname-override="+s.Name, "--node-ip="+joinAddrs(s.Addrs), "--root-dir=/var/lib/kubelet", "--v=2")
 	if s.KubeProxy != "none" {
 		sup.keep("kube-proxy", kube, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--v=2")
 	}
+	// A kubelet that finds no API server waits ever longer to try again.
+	if err := waitSocket(ctx, "tcp", s.API, 2*time.Minute); err != nil {
+		return err
+	}
+	sup.keep("kubelet", kube, "kubelet",
+		"--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig",
+		"--hostname-override="+s.Name, "--node-ip="+joinAddrs(s.Addrs), "--root-dir=/var/lib/kubelet", "--v=2")
 	select {} // a pid 1 stays
 }
 
@@ -95,19 +99,19 @@ func importImages(s *Spec, sup *supervisor, log *slog.Logger) {
 	}
 }
 
-func waitSocket(ctx context.Context, path string, timeout time.Duration) error {
+func waitSocket(ctx context.Context, network, addr string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := net.Dial("unix", path)
+		c, err := net.DialTimeout(network, addr, time.Second)
 		if err == nil {
 			return c.Close()
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait %s for %s: %w", timeout, path, err)
+			return fmt.Errorf("wait %s for %s: %w", timeout, addr, err)
 		case <-tick.C:
 		}
 	}

@@ -26,6 +26,7 @@ type Spec struct {
 	Addrs     []netip.Prefix `json:"addrs"` // IPv4 first
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	DNS       []netip.Addr   `json:"dns"`
+	API       string         `json:"api"`       // host:port of the API server
 	KubeProxy string         `json:"kubeProxy"` // "none" or kube-proxy's mode
 
 	Dir       string             `json:"dir"`    // the node's own folder
