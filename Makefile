@@ -4,7 +4,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 export CGO_ENABLED := 0
-export GOFLAGS     := -trimpath -buildvcs=false
+export GOFLAGS     := -buildvcs=false
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS    := -s -w -X github.com/stentor-net/stentor/internal/cli.Version=$(VERSION)
