@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,8 +25,8 @@ type right struct {
 }
 
 type rightsEnv struct {
-	bpffs, cgroup, netns string
-	array                *ebpf.Map
+	bpffs, cgroup, netns, sysctl string
+	array                        *ebpf.Map
 }
 
 var rights = []right{
@@ -44,6 +43,8 @@ var rights = []right{
 	{"see network namespaces of pods", func(e *rightsEnv) error { _, err := os.ReadDir(e.netns); return err }},
 	{"create a link", createLink},
 	{"write sysctls of the network", writeSysctl},
+	{"enter a network namespace", enterNetNS},
+	{"mount a file system", mountFS},
 	{"open a raw socket", func(*rightsEnv) error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)
 		if err == nil {
@@ -60,6 +61,7 @@ func runRights(_ context.Context, args []string) error {
 	fs.StringVar(&e.bpffs, "bpffs", "/sys/fs/bpf", "the node's bpffs")
 	fs.StringVar(&e.cgroup, "cgroup", "", "root of the node's cgroup v2 (default: as -mounts says)")
 	fs.StringVar(&e.netns, "netns", "/run/netns", "the node's named network namespaces")
+	fs.StringVar(&e.sysctl, "sysctl", "/proc/sys/net", "the node's network sysctls")
 	mounts := fs.String("mounts", "/proc/1/mounts", "the node's mounts")
 	if err := fs.Parse(args); err != nil {
 		return exitCode{2, err}
@@ -228,14 +230,32 @@ func testRun(*rightsEnv) error {
 	})
 }
 
-func writeSysctl(*rightsEnv) error {
-	if _, err := net.InterfaceByName("lo"); err != nil {
-		return err
-	}
-	const f = "/proc/sys/net/ipv4/conf/lo/rp_filter"
+func writeSysctl(e *rightsEnv) error {
+	f := filepath.Join(e.sysctl, "ipv4/conf/lo/rp_filter")
 	b, err := os.ReadFile(f)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(f, b, 0o644)
+}
+
+// enterNetNS enters the one it is in, which asks for the same right.
+func enterNetNS(*rightsEnv) error {
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+}
+
+func mountFS(*rightsEnv) error {
+	dir, err := os.MkdirTemp("", "rights")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		return errors.Join(err, os.Remove(dir))
+	}
+	return errors.Join(unix.Unmount(dir, 0), os.Remove(dir))
 }

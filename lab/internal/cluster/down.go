@@ -57,9 +57,14 @@ func (b *builder) leftovers() bool {
 // clear ends all processes of the lab, which takes nodes' mounts along, and
 // removes its cgroups, network namespaces and files; the empty folder stays.
 func (b *builder) clear() error {
+	s, err := readState(b.Plan)
+	if err != nil {
+		s = &state{} // a crash before it was written, or no lab
+	}
 	if err := cgroup.Remove(b.cgroups, b.Plan.Cgroup, killTimeout); err != nil {
 		return err
 	}
+	s.waitGone()
 	if err := fabric.Down(b.Plan); err != nil {
 		return err
 	}
@@ -75,4 +80,20 @@ func (b *builder) clear() error {
 		errs = append(errs, os.RemoveAll(b.Plan.Path(e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// waitGone waits until the killed first processes are collected by the
+// machine's init, so that a look at the process table finds none of them. An
+// init that does not collect is not waited for long.
+func (s *state) waitGone() {
+	pids := []int{s.ControlPlane.Pid}
+	for _, n := range s.Nodes {
+		pids = append(pids, n.Pid)
+	}
+	deadline := time.Now().Add(2 * time.Second)
+	for _, pid := range pids {
+		for pid > 0 && isZombie(pid) && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 }

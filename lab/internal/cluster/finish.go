@@ -67,6 +67,12 @@ func (b *builder) steps(ctx context.Context) error {
 		return err
 	}
 	b.phase("CoreDNS ready")
+	if b.Plan.CNI == plan.CNIStentor {
+		if err := b.waitInstalled(ctx); err != nil {
+			return err
+		}
+		b.phase("Stentor ready")
+	}
 	return nil
 }
 

@@ -187,3 +187,28 @@ func (c *Client) DeploymentAvailable(ctx context.Context, namespace, name string
 	}
 	return true, nil
 }
+
+// WorkloadsReady says whether every DaemonSet and Deployment of a namespace
+// runs its newest form everywhere.
+func (c *Client) WorkloadsReady(ctx context.Context, namespace string) (bool, error) {
+	sets, err := c.Set.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range sets.Items {
+		s := d.Status
+		if s.ObservedGeneration < d.Generation || s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled {
+			return false, fmt.Errorf("daemonset %s/%s: %d of %d ready", namespace, d.Name, s.NumberReady, s.DesiredNumberScheduled)
+		}
+	}
+	deployments, err := c.Set.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range deployments.Items {
+		if ok, err := c.DeploymentAvailable(ctx, namespace, d.Name); !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
