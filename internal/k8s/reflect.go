@@ -32,6 +32,21 @@ type reflection[T Object, R any] struct {
 	synced func()
 }
 
+// Mapping says how objects of a kind become rows.
+type Mapping[T Object, R any] struct {
+	// Row converts an object; false leaves it out. Required.
+	Row func(T) (R, bool)
+	// Key is the key of a row in its table. Required.
+	Key func(R) string
+	// Fields is a field selector. Optional; empty is all objects.
+	Fields string
+}
+
+// Reflect keeps the objects of a kind in a table until ctx ends.
+func Reflect[T Object, R any](ctx context.Context, c *Client, kind Kind[T], m Mapping[T, R], w *table.Writer[R]) error {
+	return reflection[T, R]{kind: kind, fields: m.Fields, row: m.Row, key: m.Key, synced: w.MarkSynced}.run(ctx, c, w)
+}
+
 // run lists and watches until ctx ends. Broken connections are retried with
 // growing pauses; the rows stay meanwhile.
 func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]) error {

@@ -38,7 +38,6 @@ func newScheme() *runtime.Scheme {
 			&ciliumv2.CiliumIdentity{}, &ciliumv2.CiliumIdentityList{},
 			&ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{},
 		},
-		definitionGroup: {&Definition{}, &DefinitionList{}},
 	} {
 		s.AddKnownTypes(group, objects...)
 		metav1.AddToGroupVersion(s, group)
@@ -48,5 +47,8 @@ func newScheme() *runtime.Scheme {
 		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind), &rawPolicy{})
 		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind+"List"), &rawPolicyList{})
 	}
+	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinition"), &Definition{})
+	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinitionList"), &DefinitionList{})
+	metav1.AddToGroupVersion(s, definitionGroup)
 	return s
 }

@@ -68,6 +68,7 @@ func (s *Server) get(w http.ResponseWriter, q *http.Request, r request) {
 		items = append(items, object)
 	}
 	answer(w, http.StatusOK, Object{
+		"kind": kinds[r.plural] + "List", "apiVersion": strings.SplitN(r.prefix, "/", 2)[1],
 		"metadata": Object{"resourceVersion": strconv.Itoa(s.version)}, "items": items,
 	})
 }

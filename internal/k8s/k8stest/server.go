@@ -27,6 +27,14 @@ import (
 // withStatus are the plurals whose status has a path of its own.
 var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "customresourcedefinitions"}
 
+// kinds by plural.
+var kinds = map[string]string{
+	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice",
+	"networkpolicies": "NetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
+	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode",
+	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
+}
+
 // Object is decoded JSON.
 type Object = map[string]any
 
@@ -222,6 +230,7 @@ func (s *Server) store(r request, object, old Object) {
 	if meta["uid"] == nil {
 		meta["uid"] = fmt.Sprintf("uid-%d", s.version)
 	}
+	object["kind"], object["apiVersion"] = kinds[r.plural], strings.SplitN(r.prefix, "/", 2)[1]
 	kind := "ADDED"
 	if old != nil {
 		kind = "MODIFIED"
