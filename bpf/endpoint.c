@@ -1,22 +1,211 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-#include "lib/config.h"
-#include "lib/endpoint.h"
-#include "lib/event.h"
-#include "lib/flow.h"
-#include "lib/ipcache.h"
-#include "lib/metric.h"
-#include "lib/node.h"
-#include "lib/policy.h"
+/* Both ends of a pod's veth, seen from the host's side. */
 
+#include "lib/admit.h"
+#include "lib/deliver.h"
+#include "lib/neighbor.h"
+#include "lib/related.h"
+
+enum {
+	SOLICITATION = -1, /* of a neighbour: to be answered */
+};
+
+/* The sender is the pod of this device, with its own MAC. */
+static __always_inline int is_sender(const struct __sk_buff *skb, const struct packet *p, const struct endpoint *ep)
+{
+	return ep->ifindex == skb->ifindex && *(__u16 *)&ep->mac[0] == p->source_mac[0] &&
+	       *(__u16 *)&ep->mac[2] == p->source_mac[1] && *(__u16 *)&ep->mac[4] == p->source_mac[2];
+}
+
+/* Established: the row holds for p, and p comes from the pod of the row. */
+static __always_inline int is_established_from_pod(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	__u32 side = sender_side(f, p);
+	struct endpoint *ep = endpoint_at(f->endpoint[side]);
+
+	if (!side_current(f, side, ep) || !is_sender(skb, p, ep))
+		return 0;
+	if (f->endpoint[!side] && !side_current(f, !side, endpoint_at(f->endpoint[!side])))
+		return 0;
+	return !flow_reopens(f, p) && flow_fresh(f);
+}
+
+/* A pod that speaks VXLAN to a node could forge identities. */
+static __always_inline int is_encapsulation(const struct packet *p, const struct party *to)
+{
+	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port) &&
+	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
+}
+
+/* Whether a packet may leave for `to`. Addresses of pod ranges without a pod
+ * never leave by the default route. */
+static __always_inline int reachable(const struct party *to)
+{
+	if (to->id || (to->flags & (IPCACHE_POD | IPCACHE_HOST | IPCACHE_NODE)))
+		return 0;
+	if (to->flags & IPCACHE_LOCAL_PODS)
+		return REASON_STALE_UNROUTABLE;
+	if (to->flags & IPCACHE_REMOTE_PODS)
+		return REASON_IDENTITY_UNKNOWN;
+	return 0;
+}
+
+/* First packets and those of stale rows. Returns 0 when `flows` has a row for
+ * key that allows p, SOLICITATION, or a drop reason. */
+__global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct opening o = {};
+	struct endpoint *ep;
+	int reason;
+
+	if (!p || !key)
+		return REASON_INVALID_PACKET;
+	if (p->protocol == PROTO_ICMP6 && p->icmp_type == ICMP6_SOLICITATION)
+		return SOLICITATION;
+	party_find(&o.party[0], &p->source);
+	p->endpoint = o.party[0].id;
+	p->source_identity = o.party[0].identity;
+	if (!o.party[0].id || o.party[0].ifindex != skb->ifindex)
+		return REASON_INVALID_SOURCE_IP;
+	ep = endpoint_at(o.party[0].id);
+	if (!ep || !is_sender(skb, p, ep))
+		return REASON_INVALID_SOURCE_MAC;
+	if (!(o.party[0].flags & PARTY_READY))
+		return REASON_ENDPOINT_NOT_READY;
+	if (p->flags & PACKET_ICMP_ERROR)
+		return relate(skb, p, key);
+	party_find(&o.party[1], &p->destination);
+	p->destination_identity = o.party[1].identity;
+	if (is_encapsulation(p, &o.party[1]))
+		return REASON_ENCAP_PROHIBITED;
+	reason = reachable(&o.party[1]);
+	if (reason == REASON_IDENTITY_UNKNOWN)
+		report(skb, p, EVENT_MISS, 0);
+	if (reason)
+		return reason;
+	opening_of(&o, p);
+	if (!o.party[1].id && !o.party[1].node)
+		o.flags = FLOW_VIA_STACK;
+	return admit(skb, p, key, &o);
+}
+
+/* p has its row: to the pod, the node or the stack that the row names. */
+static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 side)
+{
+	side &= 1;
+	if (f->flags & FLOW_VIA_STACK)
+		return to_stack(skb, p);
+	if (f->endpoint[!side])
+		return deliver(skb, p, f->endpoint[!side]);
+	if (!f->node)
+		return to_stack(skb, p);
+	if (cfg_tunnel)
+		return to_overlay_device(skb, p, f->node, f->identity[side]);
+	return to_uplink(skb, p);
+}
+
+/* What a pod sends. */
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	return TC_ACT_OK;
+	struct packet p = { .point = POINT_FROM_POD };
+	struct flow_key key;
+	struct flow *f;
+	__u32 side;
+	int reason;
+
+	reason = parse(skb, &p);
+	if (unlikely(reason))
+		return reason == PACKET_NOT_IP ? not_ip_from_pod(skb, &p) : drop(skb, &p, reason);
+	flow_key_of(&p, &key);
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (unlikely(!f || !is_established_from_pod(skb, &p, f))) {
+		reason = admit_from_pod(skb, &p, &key);
+		if (reason == SOLICITATION)
+			return advertise(skb, &p);
+		if (reason)
+			return drop(skb, &p, reason);
+		f = bpf_map_lookup_elem(&flows, &key);
+		if (!f)
+			return drop(skb, &p, REASON_CT_INSERT_FAILED);
+	}
+	side = sender_side(f, &p);
+	track(skb, f, &p, side);
+	return forward_from_pod(skb, &p, f, side);
 }
 
+/* Established: the row holds for p, and its receiver is the pod of this device. */
+static __always_inline int is_established_to_pod(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	__u32 side = sender_side(f, p);
+	struct endpoint *ep = endpoint_at(f->endpoint[!side]);
+
+	if (!side_current(f, !side, ep) || ep->ifindex != skb->ifindex)
+		return 0;
+	if (f->endpoint[side] && !side_current(f, side, endpoint_at(f->endpoint[side])))
+		return 0;
+	return !flow_reopens(f, p) && flow_fresh(f);
+}
+
+/* First packets that the stack sends to a pod: of the host, of the world, of
+ * another pod through kube-proxy. Returns as admit_from_pod. */
+__global int admit_to_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct opening o = {};
+
+	if (!p || !key)
+		return REASON_INVALID_PACKET;
+	party_find(&o.party[1], &p->destination);
+	p->endpoint = o.party[1].id;
+	p->destination_identity = o.party[1].identity;
+	if (!o.party[1].id || o.party[1].ifindex != skb->ifindex)
+		return REASON_UNKNOWN_L3_TARGET;
+	if (!(o.party[1].flags & PARTY_READY))
+		return REASON_ENDPOINT_NOT_READY;
+	if (p->flags & PACKET_ICMP_ERROR)
+		return relate(skb, p, key);
+	party_find(&o.party[0], &p->source);
+	opening_of(&o, p);
+	o.flags = FLOW_VIA_STACK;
+	return admit(skb, p, key, &o);
+}
+
+/* Neighbour discovery between the host and the pod stays on the veth. */
+static __always_inline int is_neighbor_discovery(const struct packet *p)
+{
+	return p->protocol == PROTO_ICMP6 &&
+	       (p->icmp_type == ICMP6_SOLICITATION || p->icmp_type == ICMP6_ADVERTISEMENT);
+}
+
+/* What the host's stack sends to a pod. */
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
+	struct packet p = { .point = POINT_FROM_STACK, .ingress = 1 };
+	struct flow_key key;
+	struct flow *f;
+	int reason;
+
+	reason = parse(skb, &p);
+	if (unlikely(reason))
+		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
+	if (is_neighbor_discovery(&p))
+		return TC_ACT_OK;
+	flow_key_of(&p, &key);
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f || !is_established_to_pod(skb, &p, f)) {
+		reason = admit_to_pod(skb, &p, &key);
+		if (reason)
+			return drop(skb, &p, reason);
+		f = bpf_map_lookup_elem(&flows, &key);
+		if (!f)
+			return drop(skb, &p, REASON_CT_INSERT_FAILED);
+	}
+	track(skb, f, &p, sender_side(f, &p));
+	count(skb, REASON_FORWARDED, 1);
+	trace(skb, &p, POINT_TO_POD);
+	if (skb->mark)
+		skb->mark = 0;
 	return TC_ACT_OK;
 }
 

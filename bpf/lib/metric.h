@@ -17,3 +17,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct metric);
 } metrics SEC(".maps");
+
+static __always_inline void count(const struct __sk_buff *skb, __u32 reason, __u32 ingress)
+{
+	__u32 index = (reason & 255) * 2 + (ingress & 1);
+	struct metric *m = bpf_map_lookup_elem(&metrics, &index);
+
+	if (m) {
+		m->packets++;
+		m->bytes += skb->len;
+	}
+}
