@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stentor-net/stentor/internal/datapath/nstest"
 	"github.com/stentor-net/stentor/internal/identity"
@@ -92,6 +94,16 @@ func newCluster(t *testing.T, tunnel bool) *cluster {
 	for _, n := range c.nodes {
 		n.apply(n.base())
 		n.setNodes()
+	}
+	// A new bridge port forwards only once the kernel has noticed its carrier.
+	for _, to := range append(append(nodeAddr(1), nodeAddr(2)...), outside4, outside6) {
+		for _, from := range []*nstest.Namespace{c.nodes[0].Namespace, c.nodes[1].Namespace} {
+			for try := 0; from.Ping(to, 100*time.Millisecond) != nil; try++ {
+				if try == 50 {
+					t.Fatalf("%s never reaches %s", from.Name, to)
+				}
+			}
+		}
 	}
 	return c
 }
@@ -233,4 +245,23 @@ func (n *node) podOps(p *pod, peer uint32) []policy.Op {
 		ops = append(ops, policy.PutAddress{Prefix: netip.PrefixFrom(a, a.BitLen()), Entry: e}, policy.BumpPeer{Addr: a})
 	}
 	return ops
+}
+
+// state is what the kernel knows, for the message of a test that fails.
+func (c *cluster) state() string {
+	var b strings.Builder
+	for _, n := range c.nodes {
+		for _, cmd := range []string{"ip route", "ip -6 route", "ip -s neigh"} {
+			out, _ := n.Output(cmd)
+			fmt.Fprintf(&b, "node %d %s\n%s", n.n, cmd, out)
+		}
+		for _, table := range []string{"endpoint", "ct", "nat", "metrics"} {
+			h, rows, err := n.dp.Dump(table)
+			fmt.Fprintf(&b, "node %d %s %v\n", n.n, table, err)
+			for _, r := range append([][]string{h}, rows...) {
+				fmt.Fprintln(&b, "  "+strings.Join(r, "  "))
+			}
+		}
+	}
+	return b.String()
 }
