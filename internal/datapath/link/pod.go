@@ -57,7 +57,8 @@ func hardware(name string, role byte) (mac [6]byte) {
 // AddPod makes the pod's veth straight in its namespace, with addresses, routes
 // and neighbours, and the node's routes to it. What exists from an earlier call
 // for the same pod is completed; an interface of someone else inside is an error.
-func (n *Node) AddPod(p *Pod) error {
+// Before the interface goes up, guard is called with the number of the host's side.
+func (n *Node) AddPod(p *Pod, guard func(index int) error) error {
 	p.complete()
 	ns, err := openNS(p.NetNS)
 	if err != nil {
@@ -69,6 +70,9 @@ func (n *Node) AddPod(p *Pod) error {
 		return err
 	}
 	p.IfIndex = host.Attrs().Index
+	if err := guard(p.IfIndex); err != nil {
+		return err
+	}
 	if err := inside(ns, func() error { return n.insidePod(p) }); err != nil {
 		return fmt.Errorf("set up %s in %s: %w", p.ContainerIfName, p.NetNS, err)
 	}
@@ -226,6 +230,13 @@ func (p *Pod) addresses() (out []netip.Addr) {
 		}
 	}
 	return out
+}
+
+// IsPod tells whether a device number is that of a pod's veth of ours: numbers
+// come back, and a row may name one that belongs to someone else by now.
+func (n *Node) IsPod(index int) bool {
+	l, err := n.nl.LinkByIndex(index)
+	return err == nil && strings.HasPrefix(l.Attrs().Name, PodPrefix)
 }
 
 // CheckPod tells what of a pod's interface is missing; nil if all is there.

@@ -25,8 +25,11 @@ func unmapped(a abi.Addr) netip.Addr {
 	return netip.AddrFrom16(a.B).Unmap()
 }
 
-// Addr reads 16 bytes as the kernel stores an address; zero is invalid.
-func Addr(b [16]byte) netip.Addr { return unmapped(abi.Addr{B: b}) }
+// Addr reads an address as the kernel stores it; zero is invalid.
+func Addr(a abi.Addr) netip.Addr { return unmapped(a) }
+
+// Port reads a port as the kernel stores it.
+func Port(p uint16) uint16 { return swap(p) }
 
 // swap turns a port of the network's byte order into the host's, or back.
 func swap(p uint16) uint16 {

@@ -91,14 +91,14 @@ func Open(dir string, specs map[string]*ebpf.MapSpec) (*Set, error) {
 }
 
 func (s *Set) open(specs map[string]*ebpf.MapSpec) error {
+	specs = maps.Clone(specs)
+	// Constants and globals belong to a program, not to the node.
+	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return strings.HasPrefix(name, ".") })
 	Adapt(specs)
 	if err := s.checkLayout(specs); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(specs)) {
-		if strings.HasPrefix(name, ".") {
-			continue // of the program: constants and globals
-		}
 		m, err := openOrCreate(filepath.Join(s.dir, name), name, specs[name])
 		if err != nil {
 			return err

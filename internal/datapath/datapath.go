@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/stentor-net/stentor/internal/datapath/link"
+	"github.com/stentor-net/stentor/internal/datapath/load"
+	"github.com/stentor-net/stentor/internal/datapath/maps"
+)
+
+// localNode is this node's index in the table of nodes.
+const localNode = 1
+
+// Datapath of a node. Its methods may be called concurrently.
+type Datapath struct {
+	log      *slog.Logger
+	cfg      Config
+	links    *link.Node
+	tables   *maps.Set
+	programs *load.Programs
+
+	nodesMu sync.Mutex
+	events  counters
+}
+
+// Start brings the datapath of the node up, or takes over the one that runs:
+// tables and devices are opened or made, programs loaded and attached in the
+// place of their predecessors. Traffic is not interrupted. It works on the
+// network namespace of the calling thread.
+func Start(ctx context.Context, log *slog.Logger, cfg Config) (*Datapath, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("start datapath: %w", err)
+	}
+	d := &Datapath{log: log, cfg: cfg}
+	if err := d.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start datapath: %w", err), d.Close())
+	}
+	return d, nil
+}
+
+func (d *Datapath) start(ctx context.Context) error {
+	specs, err := load.Parse()
+	if err != nil {
+		return err
+	}
+	// Tables first: a layout that does not fit must be said before anything changes.
+	if d.tables, err = maps.Open(d.cfg.BPFDir, specs.Maps()); err != nil {
+		return err
+	}
+	if d.links, err = link.New(d.cfg.linkOptions()); err != nil {
+		return err
+	}
+	devices, err := d.links.Ensure()
+	if err != nil {
+		return err
+	}
+	_, hz, err := d.tables.Jiffies()
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d.programs, err = load.Load(specs, d.tables.Maps(), d.cfg.loadOptions(devices, hz)); err != nil {
+		return err
+	}
+	if err := d.programs.AttachNode(); err != nil {
+		return err
+	}
+	d.adopt()
+	foreign, err := d.programs.Foreign()
+	if len(foreign) > 0 {
+		d.log.Info("programs of others share our hooks", "filters", foreign)
+	}
+	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", d.cfg.Tunnel, "kernel", load.Release())
+	return err
+}
+
+// adopt replaces the programs of the pods that run.
+func (d *Datapath) adopt() {
+	for _, e := range d.tables.Endpoints() {
+		if !d.links.IsPod(e.IfIndex) {
+			// The pod has gone while no agent ran; its DEL removes the row.
+			d.log.Warn("endpoint without interface", "endpoint", e.ID)
+			continue
+		}
+		if err := d.programs.AttachEndpoint(e.IfIndex); err != nil {
+			d.log.Warn("endpoint not adopted", "endpoint", e.ID, "error", err)
+		}
+	}
+}
+
+// MTU of pod interfaces, bytes.
+func (d *Datapath) MTU() int { return d.links.Devices().MTU }
+
+// Close lets go of the datapath; everything in the kernel goes on running.
+func (d *Datapath) Close() error {
+	if d.programs != nil {
+		d.programs.Close()
+	}
+	if d.links != nil {
+		d.links.Close()
+	}
+	if d.tables != nil {
+		return d.tables.Close()
+	}
+	return nil
+}
+
+// Cleanup removes everything of ours from the node: filters, links, devices,
+// routes, tables. Pods lose their network. Only BPFDir of the config is used.
+func Cleanup(_ context.Context, cfg Config) error {
+	dir := cfg.BPFDir
+	if dir == "" {
+		dir = defaultDir
+	}
+	errs := []error{load.Detach(), link.Cleanup()}
+	if checkFileSystem(dir) == nil { // else nothing can be pinned there, and removing files is not ours
+		for _, sub := range []string{"links", "programs", ""} {
+			errs = append(errs, removePins(filepath.Join(dir, sub)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removePins removes a directory of pins with its files; absent is fine.
+func removePins(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range list {
+		if !e.IsDir() {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(append(errs, os.Remove(dir))...)
+}
+
+func names(list []link.Device) (out []string) {
+	for _, d := range list {
+		out = append(out, d.Name)
+	}
+	return out
+}

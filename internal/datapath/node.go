@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/stentor-net/stentor/internal/datapath/link"
+	"github.com/stentor-net/stentor/internal/datapath/maps"
+	"github.com/stentor-net/stentor/internal/service"
+)
+
+// NodeRow is a node of the cluster by the number that ipcache rows carry. 0 is
+// unused, this node is 1; the caller gives the others.
+type NodeRow struct {
+	Index     uint16
+	Underlay  netip.Addr   // by which other nodes reach it
+	Addresses []netip.Addr // all of its own
+	PodCIDRs  []netip.Prefix
+	Local     bool
+}
+
+// SetNodes makes the kernel's nodes, their addresses and the routes to their
+// pods exactly those of the list; what is there already stays untouched.
+func (d *Datapath) SetNodes(list []NodeRow) error {
+	d.nodesMu.Lock()
+	defer d.nodesMu.Unlock()
+	var rows []maps.Node
+	var remotes []link.Remote
+	for _, n := range list {
+		rows = append(rows, maps.Node{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses})
+		if n.Local {
+			continue
+		}
+		for _, p := range n.PodCIDRs {
+			remotes = append(remotes, link.Remote{Range: p, NextHop: n.nextHop(p.Addr().Is4())})
+		}
+	}
+	return errors.Join(d.tables.SetNodes(rows), d.links.SetRemotes(remotes))
+}
+
+// nextHop is an address of the node outside its own pod ranges.
+func (n NodeRow) nextHop(four bool) netip.Addr {
+	if n.Underlay.IsValid() && n.Underlay.Is4() == four {
+		return n.Underlay
+	}
+	for _, a := range n.Addresses {
+		if a.Is4() == four && !n.ownPod(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+func (n NodeRow) ownPod(a netip.Addr) bool {
+	for _, p := range n.PodCIDRs {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// NodeRows are the nodes that the kernel knows; their pod ranges are not kept there.
+func (d *Datapath) NodeRows() ([]NodeRow, error) {
+	list, err := d.tables.Nodes()
+	var out []NodeRow
+	for _, n := range list {
+		out = append(out, NodeRow{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses, Local: n.Index == localNode})
+	}
+	return out, err
+}
+
+// SetFrontends makes the kernel's services exactly those of the list. Numbers of
+// services stay over changes and restarts.
+func (d *Datapath) SetFrontends(list []service.Frontend) error { return d.tables.SetFrontends(list) }
