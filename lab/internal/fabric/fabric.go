@@ -48,6 +48,7 @@ func Down(p *plan.Plan) error {
 	for _, ns := range p.AllNetNS() {
 		errs = append(errs, DeleteNS(ns))
 	}
+	releaseDir()
 	return errors.Join(errs...)
 }
 

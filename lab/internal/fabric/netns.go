@@ -60,8 +60,35 @@ func Exists(name string) bool {
 	return err == nil
 }
 
-func createNS(name string) error {
+// shareDir makes nsDir a mount of its own, as ip-netns(8) does before it puts
+// the first namespace there. Where that comes later, it covers the namespaces
+// that are there already, and they can never be removed.
+func shareDir() error {
 	if err := os.MkdirAll(nsDir, 0o755); err != nil {
+		return err
+	}
+	err := unix.Mount("", nsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) {
+		if err = unix.Mount(nsDir, nsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", nsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("share %s: %w", nsDir, err)
+	}
+	return nil
+}
+
+// releaseDir undoes shareDir once nobody has a namespace there. Somebody
+// else's mount is as good as ours: whoever needs it makes it again.
+func releaseDir() {
+	if entries, err := os.ReadDir(nsDir); err == nil && len(entries) == 0 {
+		_ = unix.Unmount(nsDir, 0) // busy, or no mount: it stays
+	}
+}
+
+func createNS(name string) error {
+	if err := shareDir(); err != nil {
 		return err
 	}
 	path := NSPath(name)
