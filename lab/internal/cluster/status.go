@@ -23,7 +23,7 @@ type Status struct {
 	Nodes        []NodeStatus  `json:"nodes"`
 	Outside      []string      `json:"outside"` // addresses of the outside host
 	Times        []phase       `json:"times"`   // steps of the last up
-	Trouble      string        `json:"trouble,omitempty"`
+	Trouble      string        `json:"trouble,omitempty"` // what is not ready and why, for a person
 }
 
 // ProcessStatus is a process of the lab.
@@ -65,14 +65,15 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 		s.Outside = append(s.Outside, a.Addr().String())
 	}
 	seen := map[string]NodeStatus{}
+	var client *kubeapi.Client
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	if _, err := os.Stat(p.Kubeconfig()); err == nil {
 		c, err := kubeapi.New(p.Kubeconfig())
 		if err != nil {
 			return nil, err
 		}
-		s.APIServer = c.Config.Host
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
+		client, s.APIServer = c, c.Config.Host
 		if s.APIReady, err = c.Ready(ctx); err == nil {
 			nodes, err := c.Nodes(ctx)
 			if err != nil {
@@ -85,7 +86,6 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 				}
 				seen[n.Name] = NodeStatus{Ready: ok, Why: why, PodCIDRs: n.Spec.PodCIDRs}
 			}
-			s.Trouble = c.Diagnose(ctx)
 		}
 	}
 	for _, n := range p.Nodes {
@@ -103,6 +103,9 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 			st.Addresses = append(st.Addresses, a.Addr().String())
 		}
 		s.Nodes = append(s.Nodes, st)
+	}
+	if client != nil && !s.Healthy() {
+		s.Trouble = client.Diagnose(ctx)
 	}
 	return s, nil
 }

@@ -42,6 +42,8 @@ func (c *Client) Diagnose(ctx context.Context) string {
 	events, err := c.Set.CoreV1().Events("").List(ctx, metav1.ListOptions{FieldSelector: "type=Warning"})
 	if err == nil {
 		slices.SortFunc(events.Items, func(x, y corev1.Event) int { return lastSeen(&y).Compare(lastSeen(&x).Time) })
+		// An old machine's cgroups are no news to the person who owns it.
+		events.Items = slices.DeleteFunc(events.Items, func(e corev1.Event) bool { return e.Reason == "CgroupV1" })
 		for _, e := range events.Items[:min(len(events.Items), maxEvents)] {
 			fmt.Fprintf(b, "event %s %s/%s: %s: %s\n", lastSeen(&e).UTC().Format("15:04:05"), e.InvolvedObject.Kind, e.InvolvedObject.Name, e.Reason, e.Message)
 		}
