@@ -4,7 +4,9 @@ package k8s
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -108,4 +110,28 @@ func gitVersion(raw []byte) (string, error) {
 	}
 	err := json.Unmarshal(raw, &version)
 	return version.GitVersion, err
+}
+
+// CreatePolicy stores a CiliumNetworkPolicy, or a clusterwide one if it has no
+// namespace, given as JSON.
+func (c *Client) CreatePolicy(ctx context.Context, text []byte) error {
+	object := &rawPolicy{}
+	if err := object.UnmarshalJSON(text); err != nil {
+		return fmt.Errorf("decode policy: %w", err)
+	}
+	_, err := policyKind(object.Namespace).Create(ctx, c, object)
+	return err
+}
+
+// DeletePolicy removes a CiliumNetworkPolicy, or a clusterwide one if there is
+// no namespace.
+func (c *Client) DeletePolicy(ctx context.Context, namespace, name string) error {
+	return policyKind(namespace).Delete(ctx, c, namespace, name, "")
+}
+
+func policyKind(namespace string) Kind[*rawPolicy] {
+	if namespace == "" {
+		return ciliumClusterwidePolicies
+	}
+	return ciliumPolicies
 }

@@ -146,6 +146,27 @@ func TestIdentitiesOfOtherScopesAreLeftAlone(t *testing.T) {
 	}
 }
 
+func TestPublishedEndpointsSayWhoHasAnAddress(t *testing.T) {
+	s := k8stest.New(t)
+	const path = "apis/cilium.io/v2/namespaces/default/ciliumendpoints/"
+	s.Put(path+"a", `{"status":{"id":1,"state":"ready","identity":{"id":300},"named-ports":[{"name":"dns","port":53,"protocol":"UDP"}],
+		"networking":{"node":"172.30.0.12","addressing":[{"ipv4":"10.0.1.7","ipv6":"fd00::7"}]}}}`)
+	s.Put(path+"early", `{"status":{}}`)
+	tab, w := endpoint.NewRemoteTable()
+	run(t, func(ctx context.Context) error { return k8s.ReflectEndpoints(ctx, s.Client(), w) })
+	<-tab.Synced()
+	_, rows := tab.Describe()
+	if d := cmp.Diff([][]string{
+		{"default/a", "300", "172.30.0.12", "ready", "10.0.1.7,fd00::7"},
+		{"default/early", "0", "-", "", ""},
+	}, rows); d != "" {
+		t.Error(d)
+	}
+	if a, _ := tab.Get("default/a"); len(a.Ports) != 1 || a.Ports[0] != (endpoint.Port{Name: "dns", Number: 53, Protocol: 17}) {
+		t.Errorf("%+v", a.Ports)
+	}
+}
+
 func TestANodeRowHoldsWhatOthersNeedToReachIt(t *testing.T) {
 	s := k8stest.New(t)
 	s.Put("apis/cilium.io/v2/ciliumnodes/n1", `{"spec":{"bootid":"b","addresses":[{"type":"InternalIP","ip":"172.30.0.11"},{"type":"InternalIP","ip":"fd30::11"},

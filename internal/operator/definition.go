@@ -23,26 +23,31 @@ import (
 // installDefinitions makes all our kinds known to the API server, and returns
 // when their objects can be stored. It tries until ctx ends.
 func (op *operator) installDefinitions(ctx context.Context) error {
-	all := crds.All()
-	for _, name := range slices.Sorted(maps.Keys(all)) {
+	missing := map[string]*k8s.Definition{}
+	for name, text := range crds.All() {
 		want := &k8s.Definition{}
-		if err := yaml.Unmarshal(all[name], want); err != nil {
+		if err := yaml.Unmarshal(text, want); err != nil {
 			return fmt.Errorf("definition %s: %w", name, err) // ours is wrong: no use in trying again
 		}
-		for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-			established, err := op.installDefinition(ctx, want)
+		missing[name] = want
+	}
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		for _, name := range slices.Sorted(maps.Keys(missing)) {
+			established, err := op.installDefinition(ctx, missing[name])
+			if err != nil && ctx.Err() == nil {
+				op.Log.Warn("definition not installed", "name", missing[name].Name, "error", err)
+			}
 			if established {
-				break
-			}
-			if err != nil {
-				op.Log.Warn("definition not installed", "name", want.Name, "error", err)
-			}
-			if err := pause(ctx, wait); err != nil {
-				return err
+				delete(missing, name)
 			}
 		}
+		if len(missing) == 0 {
+			return nil
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
 	}
-	return nil
 }
 
 // installDefinition creates or upgrades one definition, and says whether the

@@ -86,16 +86,16 @@ func (op *operator) collectIdentities(ctx context.Context, view *view) error {
 
 func (op *operator) carryOut(ctx context.Context, v verdicts) {
 	for _, i := range v.mark {
-		op.check("identity not marked", i, op.annotate(ctx, i, time.Now().UTC().Format(time.RFC3339)))
+		op.check(ctx, "identity not marked", i, op.annotate(ctx, i, time.Now().UTC().Format(time.RFC3339)))
 	}
 	for _, i := range v.unmark {
-		op.check("identity not unmarked", i, op.annotate(ctx, i, nil))
+		op.check(ctx, "identity not unmarked", i, op.annotate(ctx, i, nil))
 	}
 	for _, i := range v.remove {
 		// The version is the one that was judged: an agent that took the
 		// identity meanwhile has raised it.
 		err := k8s.CiliumIdentities.DeleteVersion(ctx, op.client, i.object)
-		op.check("identity not removed", i, err)
+		op.check(ctx, "identity not removed", i, err)
 		if err == nil {
 			op.Log.Info("identity removed", "identity", i.Number, "labels", i.Labels)
 		}
@@ -114,8 +114,8 @@ func (op *operator) annotate(ctx context.Context, i identityRow, mark any) error
 }
 
 // check logs an error that the next look will not cure by itself.
-func (op *operator) check(message string, i identityRow, err error) {
-	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+func (op *operator) check(ctx context.Context, message string, i identityRow, err error) {
+	if err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 		op.Log.Warn(message, "identity", i.Number, "error", err)
 	}
 }

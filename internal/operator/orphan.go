@@ -90,21 +90,21 @@ func (op *operator) removeEndpoint(ctx context.Context, e endpointRow) {
 		return
 	}
 	err = k8s.CiliumEndpoints.Delete(ctx, op.client, e.Namespace, e.Name, types.UID(e.UID))
-	op.removed("endpoint", e.Namespace+"/"+e.Name, err)
+	op.removed(ctx, "endpoint", e.Namespace+"/"+e.Name, err)
 }
 
 func (op *operator) removeNode(ctx context.Context, n nodeRow) {
 	if _, err := k8s.Nodes.Get(ctx, op.client, "", n.Name); !apierrors.IsNotFound(err) {
 		return
 	}
-	op.removed("node", n.Name, k8s.CiliumNodes.Delete(ctx, op.client, "", n.Name, types.UID(n.UID)))
+	op.removed(ctx, "node", n.Name, k8s.CiliumNodes.Delete(ctx, op.client, "", n.Name, types.UID(n.UID)))
 }
 
-func (op *operator) removed(what, name string, err error) {
+func (op *operator) removed(ctx context.Context, what, name string, err error) {
 	switch {
 	case err == nil:
 		op.Log.Info("orphan removed", "kind", what, "name", name)
-	case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+	case ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
 		op.Log.Warn("orphan not removed", "kind", what, "name", name, "error", err)
 	}
 }
@@ -119,7 +119,7 @@ func (op *operator) removeTaints(ctx context.Context, view *view) error {
 			if !k.Tainted || !known || (op.IPAM == IPAMClusterPool && len(n.Ranges) == 0) {
 				continue
 			}
-			if _, err := op.client.RemoveTaint(ctx, name, k8s.TaintAgentNotReady); err != nil {
+			if _, err := op.client.RemoveTaint(ctx, name, k8s.TaintAgentNotReady); err != nil && ctx.Err() == nil {
 				op.Log.Warn("taint not removed", "node", name, "error", err)
 			}
 		}

@@ -115,7 +115,7 @@ func (r *ranges) reconcile(ctx context.Context, nodes table.Snapshot[nodeRow]) b
 		}
 		if err := r.write(ctx, n, a); err != nil {
 			done = false
-			if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			if ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 				r.log.Warn("pod range not written", "node", n.Name, "error", err)
 			}
 		}

@@ -2,8 +2,8 @@
 
 // Crdgen writes the deep copies and the CustomResourceDefinitions of the types
 // under api/. Its arguments are the root of the product's module, the package
-// of the types, the folder for the definitions, and the schema version to
-// label them with.
+// of the types, the schema version to label the definitions with, and the
+// folders to write them to.
 package main
 
 import (
@@ -27,17 +27,17 @@ import (
 const schemaVersionLabel = "io.cilium.k8s.crd.schema.version"
 
 func main() {
-	if len(os.Args) != 5 {
-		fmt.Fprintln(os.Stderr, "usage: crdgen ROOT PACKAGE FOLDER SCHEMA-VERSION")
+	if len(os.Args) < 5 {
+		fmt.Fprintln(os.Stderr, "usage: crdgen ROOT PACKAGE SCHEMA-VERSION FOLDER...")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	if err := run(os.Args[1], os.Args[2], os.Args[3], os.Args[4:]); err != nil {
 		fmt.Fprintln(os.Stderr, "crdgen:", err)
 		os.Exit(1)
 	}
 }
 
-func run(root, pkg, folder, version string) error {
+func run(root, pkg, version string, folders []string) error {
 	roots, err := loader.LoadRootsWithConfig(&packages.Config{Dir: root}, pkg)
 	if err != nil {
 		return err
@@ -54,8 +54,10 @@ func run(root, pkg, folder, version string) error {
 	if err := writeDeepCopy(roots, collector); err != nil {
 		return err
 	}
-	if err := writeDefinitions(roots, collector, filepath.Join(root, folder), version); err != nil {
-		return err
+	for _, folder := range folders {
+		if err := writeDefinitions(roots, collector, filepath.Join(root, folder), version); err != nil {
+			return err
+		}
 	}
 	if loader.PrintErrors(roots, packages.TypeError) {
 		return fmt.Errorf("package %s has errors", pkg)

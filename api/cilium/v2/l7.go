@@ -48,7 +48,6 @@ type HTTPRule struct {
 
 	// Host is a POSIX extended regular expression over the whole host.
 	//
-	// +kubebuilder:validation:Format=idn-hostname
 	// +optional
 	Host string `json:"host,omitempty"`
 
