@@ -10,7 +10,17 @@ import (
 
 // Limits of the tables in the kernel; bpf/lib/policy.h and endpoint.h.
 const (
-	SlotOpen = 0 // slot without policy
+	SlotOpen   = 0            // slot without policy
+	SlotClosed = SlotsMax - 1 // slot for endpoints that there is no slot for: never written, so every cell is SetDeny
+	SlotsMax   = 512
+	SetsMax    = 65536
+	PeersMax   = 131072
+	ClassMax   = 65536
+	SetRowMax  = 65536
+
+	PeerUnknown    = 0 // always of ClassUnknown
+	PeerUnresolved = 1 // always of ClassUnresolved
+	PeerFirst      = 2
 
 	ClassUnknown    = 0
 	ClassUnresolved = 1

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"slices"
+)
+
+// item is a rule as one slot and one kind of peer sees it: named ports are numbers.
+type item struct {
+	rule  *rule
+	ports []portRange // nil: everything
+	also  *selector   // peers must match this, too: they give the named port this number
+
+	folded string
+}
+
+// key is equal for items that fold alike.
+func (it *item) key() string {
+	if it.folded == "" {
+		r := it.rule
+		it.folded = fmt.Sprint(r.tier, r.priority, r.verdict, it.ports == nil, it.ports)
+		if r.l7 != nil {
+			it.folded += r.l7.key
+		}
+	}
+	return it.folded
+}
+
+func (it *item) hits(protocol uint8, port int) bool {
+	if it.ports == nil {
+		return true
+	}
+	for i := range it.ports {
+		if it.ports[i].hits(protocol, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// answer is a verdict with the L7 rules that a redirect is to obey.
+type answer struct {
+	verdict Verdict
+	l7      uint16
+}
+
+// rank orders verdicts of equal tier and priority.
+func rank(v Verdict) int {
+	switch v {
+	case Deny:
+		return 3
+	case Redirect:
+		return 2
+	case Allow:
+		return 1
+	}
+	return 0 // pass
+}
+
+// judge gives the answer of a slot's items for a protocol and a port (-1: no
+// port known), and the items that decided. Without any it is the base verdict.
+func judge(items []*item, base Verdict, protocol uint8, port int) (Verdict, []*item) {
+	tier, passed := uint8(0), true
+	for passed {
+		var best *item
+		next := uint8(255)
+		for _, it := range items {
+			if t := it.rule.tier; t > tier && t <= next && it.hits(protocol, port) {
+				if t < next || wins(it, best) {
+					best, next = it, t
+				}
+			}
+		}
+		if best == nil {
+			return base, nil
+		}
+		if passed = best.rule.verdict == pass; passed {
+			tier = next
+			continue
+		}
+		return best.rule.verdict, deciding(items, best, protocol, port)
+	}
+	return base, nil
+}
+
+func wins(a, b *item) bool {
+	if a.rule.priority != b.rule.priority {
+		return a.rule.priority < b.rule.priority
+	}
+	return rank(a.rule.verdict) > rank(b.rule.verdict)
+}
+
+// deciding are the items that agree with the best. A plain allow beside a
+// redirect decides, too: the proxy must let through what it allows.
+func deciding(items []*item, best *item, protocol uint8, port int) []*item {
+	var out []*item
+	for _, it := range items {
+		same := it.rule.verdict == best.rule.verdict || best.rule.verdict == Redirect && it.rule.verdict == Allow
+		if same && it.rule.tier == best.rule.tier && it.rule.priority == best.rule.priority && it.hits(protocol, port) {
+			out = append(out, it)
+		}
+	}
+	return out
+}
+
+// l7Table numbers combinations of L7 rules.
+type l7Table struct{ numbers map[string]uint16 }
+
+// number gives the combination of the items; 0 is never given. Full: 65535, which no proxy knows.
+func (t *l7Table) number(items []*item) uint16 {
+	keys := make([]string, 0, len(items))
+	for _, it := range items {
+		if it.rule.l7 != nil {
+			keys = append(keys, it.rule.l7.key)
+		} else {
+			keys = append(keys, "*")
+		}
+	}
+	slices.Sort(keys)
+	var all string
+	for _, k := range slices.Compact(keys) {
+		all += k + "\n"
+	}
+	if n, ok := t.numbers[all]; ok {
+		return n
+	}
+	if t.numbers == nil {
+		t.numbers = map[string]uint16{}
+	}
+	n := uint16(min(len(t.numbers)+1, 65535))
+	t.numbers[all] = n
+	return n
+}
+
+// fold runs the items over every interval of (protocol, port) and gives the
+// rows of the set: the answer for everything, then what differs by protocol,
+// then what differs by port.
+func fold(items []*item, base Verdict, l7 *l7Table) []SetRow {
+	f := folder{items: items, base: base, l7: l7}
+	f.cut()
+	all := f.at(unknownProtocol, -1)
+	f.row(0, 0, 0, all)
+	for _, c := range f.cuts {
+		any := f.at(c.protocol, -1)
+		if any != all {
+			f.row(c.protocol, 0, 0, any)
+		}
+		f.ports(c, any)
+	}
+	for i := range f.rows {
+		f.rows[i].Row = uint16(i)
+	}
+	return f.rows
+}
+
+// unknownProtocol stands for every protocol that no rule names.
+const unknownProtocol = 255
+
+type folder struct {
+	items []*item
+	base  Verdict
+	l7    *l7Table
+	cuts  []protocolCuts
+	rows  []SetRow
+}
+
+// protocolCuts are the ports of a protocol at which the answer may change.
+type protocolCuts struct {
+	protocol uint8
+	starts   []int
+}
+
+func (f *folder) cut() {
+	starts := map[uint8][]int{}
+	for _, it := range f.items {
+		for _, p := range it.ports {
+			list := []uint8{p.protocol}
+			if p.protocol == 0 {
+				if p.all {
+					continue
+				}
+				list = []uint8{protoTCP, protoUDP, protoSCTP}
+			}
+			for _, protocol := range list {
+				if p.all {
+					starts[protocol] = append(starts[protocol], 0)
+				} else {
+					starts[protocol] = append(starts[protocol], int(p.first), int(p.last)+1)
+				}
+			}
+		}
+	}
+	for protocol, list := range starts {
+		list = append(list, 0)
+		slices.Sort(list)
+		list = slices.Compact(list)
+		if list[len(list)-1] > 65535 {
+			list = list[:len(list)-1]
+		}
+		f.cuts = append(f.cuts, protocolCuts{protocol, list})
+	}
+	slices.SortFunc(f.cuts, func(a, b protocolCuts) int { return int(a.protocol) - int(b.protocol) })
+}
+
+func (f *folder) at(protocol uint8, port int) answer {
+	v, items := judge(f.items, f.base, protocol, port)
+	a := answer{verdict: v}
+	if v == Redirect {
+		a.l7 = f.l7.number(items)
+	}
+	return a
+}
+
+// ports adds the rows of the ports at which the answer is not that of the protocol.
+func (f *folder) ports(c protocolCuts, any answer) {
+	first, current := 0, any
+	for _, start := range c.starts {
+		a := f.at(c.protocol, start)
+		if a == current {
+			continue
+		}
+		if current != any {
+			f.interval(c.protocol, first, start, current)
+		}
+		first, current = start, a
+	}
+	if current != any {
+		f.interval(c.protocol, first, 65536, current)
+	}
+}
+
+func (f *folder) row(protocol uint8, port uint16, portBits uint8, a answer) {
+	f.rows = append(f.rows, SetRow{Protocol: protocol, Port: port, PortBits: portBits, Verdict: a.verdict, L7: a.l7})
+}
+
+// interval adds the port prefixes that together are first..end-1.
+func (f *folder) interval(protocol uint8, first, end int, a answer) {
+	for first < end {
+		size := bits.TrailingZeros32(uint32(first) | 1<<15) // never all ports: that is the protocol's row
+		for first+1<<size > end {
+			size--
+		}
+		f.row(protocol, uint16(first), uint8(16-size), a)
+		first += 1 << size
+	}
+}
+
+// special gives the number of a set that ends the lookup at the cell.
+func special(rows []SetRow) (uint16, bool) {
+	if len(rows) > 1 {
+		return 0, false
+	}
+	if len(rows) == 0 || rows[0].Verdict == Deny {
+		return SetDeny, true
+	}
+	return SetAllow, rows[0].Verdict == Allow
+}
+
+// content is equal for sets of equal rows.
+func content(rows []SetRow) string {
+	b := make([]byte, 0, 11*len(rows))
+	for _, r := range rows {
+		b = append(b, r.Protocol, r.PortBits, byte(r.Verdict))
+		b = binary.BigEndian.AppendUint16(b, r.Port)
+		b = binary.BigEndian.AppendUint16(b, r.ProxyPort)
+		b = binary.BigEndian.AppendUint16(b, r.L7)
+		b = binary.BigEndian.AppendUint16(b, r.Row)
+	}
+	return string(b)
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"errors"
+	"fmt"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+)
+
+// ErrNoRule is why a Cilium policy without spec and specs is quarantined.
+var ErrNoRule = errors.New("spec or specs is required")
+
+// parse turns an object into rules.
+func parse(o Object, opts *Options) parsed {
+	if o.Err != "" {
+		return parsed{err: errors.New(o.Err)}
+	}
+	switch spec := o.Spec.(type) {
+	case *networkingv1.NetworkPolicy:
+		if spec != nil {
+			return parseNetworkPolicy(o.Key(), namespaceOf(o.Namespace), opts.Cluster, spec)
+		}
+	case *ciliumv2.CiliumNetworkPolicy:
+		if spec != nil {
+			return parseCilium(o.Key(), namespaceOf(o.Namespace), opts, spec.Spec, spec.Specs)
+		}
+	case *ciliumv2.CiliumClusterwideNetworkPolicy:
+		if spec != nil {
+			return parseCilium(o.Key(), "", opts, spec.Spec, spec.Specs)
+		}
+	}
+	return parsed{err: fmt.Errorf("no content of kind %s", o.Kind)}
+}
+
+func namespaceOf(namespace string) string {
+	if namespace == "" {
+		return "default"
+	}
+	return namespace
+}
