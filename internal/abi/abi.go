@@ -2,12 +2,12 @@
 
 // Package abi holds the layouts that user space shares with the BPF programs.
 //
-// Everything but this file is generated from bpf/lib by tools/abi. Fields that
+// Everything but this file is generated from bpf/lib by internal/datapath/bpf/abigen. Fields that
 // are __be16 or __be32 in C hold network byte order in memory; ReasonText and
 // PeerShard are what both sides must compute alike.
 package abi
 
-//go:generate go run ../../tools/abi ../..
+//go:generate go run ../datapath/bpf/abigen ../..
 
 import (
 	"encoding/binary"

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/stentor-net/stentor/internal/abi"
+)
+
+// tunnelled checks that r left for a node through the tunnel, and returns where it arrives.
+func tunnelled(t *testing.T, what string, r result, to, source string, vni uint32) from {
+	t.Helper()
+	expect(t, what, r, actRedirect, 0)
+	if r.spy.Kind != kindRedirect || r.spy.Ifindex != deviceIndex[devOverlay] {
+		t.Fatalf("%s: redirect kind %d to %d; want the overlay %d", what, r.spy.Kind, r.spy.Ifindex, deviceIndex[devOverlay])
+	}
+	if want := binary.BigEndian.Uint32(netip.MustParseAddr(to).AsSlice()); r.spy.Remote[0] != want || r.spy.VNI != vni {
+		t.Fatalf("%s: tunnel to %x with VNI %d; want %x, %d", what, r.spy.Remote[0], r.spy.VNI, want, vni)
+	}
+	return from{device: devOverlay, outer: source, vni: r.spy.VNI}
+}
+
+func TestPodsOfTwoNodesTalkThroughTheTunnel(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := newCluster(t, nil)
+			forth := func(flags string) {
+				r := c.a.run("from_pod", between(client, remote, f.six, 4000, 80, flags).bytes(t), from{device: devPod1})
+				in := tunnelled(t, flags, r, hostBIP4, hostIP4, client.identity)
+				passed := c.a.run("to_overlay", r.out, from{device: devOverlay, mark: r.mark})
+				expect(t, "to_overlay", passed, actOK, 0)
+				if passed.mark != 0 {
+					t.Errorf("mark %x leaves the node", passed.mark)
+				}
+				expectDelivered(t, flags, c.b.run("from_overlay", r.out, in), remote)
+			}
+			back := func(flags string) {
+				r := c.b.run("from_pod", between(remote, client, f.six, 80, 4000, flags).bytes(t), from{device: devPod1})
+				in := tunnelled(t, flags, r, hostIP4, hostBIP4, remote.identity)
+				expectDelivered(t, flags, c.a.run("from_overlay", r.out, in), client)
+			}
+			forth("S")
+			back("SA")
+			forth("A")
+			back("A")
+			if len(c.a.flowRows()) != 1 || len(c.b.flowRows()) != 1 {
+				t.Errorf("%d and %d rows", len(c.a.flowRows()), len(c.b.flowRows()))
+			}
+		})
+	}
+}
+
+func TestEachNodeJudgesItsOwnSide(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := newCluster(t, nil)
+			syn := between(client, remote, f.six, 4000, 80, "S")
+			r := c.a.run("from_pod", syn.bytes(t), from{device: devPod1})
+			in := tunnelled(t, "SYN", r, hostBIP4, hostIP4, client.identity)
+			c.b.setCell(peerClient, slotRemoteIngress, abi.SetDeny, remote.id)
+			expect(t, "ingress there", c.b.run("from_overlay", r.out, in), actShot, abi.ReasonPolicyDenied)
+			c.a.setCell(peerRemote, slotClientEgress, abi.SetDeny, client.id)
+			expect(t, "egress here", c.a.run("from_pod", syn.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestTunnelForgeriesAreDropped(t *testing.T) {
+	for _, f := range families {
+		good := from{device: devOverlay, outer: hostBIP4, vni: remote.identity}
+		for _, c := range []struct {
+			what   string
+			src    string
+			outer  string
+			vni    uint32
+			reason uint8
+		}{
+			{"outer source of nobody", remote.ip(f.six), "192.0.2.1", remote.identity, abi.ReasonUnknownSender},
+			{"outer source of this node", remote.ip(f.six), hostIP4, remote.identity, abi.ReasonUnknownSender},
+			{"identity of another pod", remote.ip(f.six), hostBIP4, server.identity, abi.ReasonIdentityMismatch},
+			{"identity of the host", remote.ip(f.six), hostBIP4, 1, abi.ReasonIdentityMismatch},
+			{"identity 0", remote.ip(f.six), hostBIP4, 0, abi.ReasonInvalidIdentity},
+			{"identity 0 of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 0, abi.ReasonInvalidIdentity},
+			{"reserved identity of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 4, abi.ReasonUnknownSender},
+			{"unknown identity of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 4711, abi.ReasonIdentityUnknown},
+			{"inner source of this node's pod", server.ip(f.six), hostBIP4, server.identity, abi.ReasonUnknownSender},
+			{"inner source of the world", pick(f.six, outsideIP4, outsideIP6), hostBIP4, 2, abi.ReasonUnknownSender},
+			{"inner source of this host", pick(f.six, hostIP4, hostIP6), hostBIP4, 1, abi.ReasonUnknownSender},
+		} {
+			t.Run(f.name+" "+c.what, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				m := between(remote, client, f.six, 4000, 80, "S")
+				expectDelivered(t, "honest", a.run("from_overlay", m.bytes(t), good), client)
+				m.src, m.sport = c.src, 4001
+				r := a.run("from_overlay", m.bytes(t), from{device: devOverlay, outer: c.outer, vni: c.vni})
+				expect(t, c.what, r, actShot, c.reason)
+			})
+		}
+	}
+}
+
+// Also a packet of an open flow must come from the node of its pod.
+func TestOuterSourceIsCheckedWithinFlows(t *testing.T) {
+	a := newNodeA(t, nil)
+	m := between(remote, client, false, 4000, 80, "S")
+	expectDelivered(t, "SYN", a.run("from_overlay", m.bytes(t), from{device: devOverlay, outer: hostBIP4, vni: remote.identity}), client)
+	m.flags = "A"
+	r := a.run("from_overlay", m.bytes(t), from{device: devOverlay, outer: "192.0.2.1", vni: remote.identity})
+	expect(t, "ACK from a stranger", r, actShot, abi.ReasonUnknownSender)
+}
+
+func TestAnAddressNotKnownYetIsJudgedByItsIdentity(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			m := between(remote, client, f.six, 4000, 80, "S")
+			m.src = pick(f.six, "10.0.2.9", "fd00:2::9")
+			in := from{device: devOverlay, outer: hostBIP4, vni: remote.identity}
+			expectDelivered(t, "allowed identity", a.run("from_overlay", m.bytes(t), in), client)
+			a.setCell(peerRemote, slotClientIngress, abi.SetDeny, client.id)
+			m.sport++
+			expect(t, "denied identity", a.run("from_overlay", m.bytes(t), in), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestPodsMayNotSpeakVXLANToNodes(t *testing.T) {
+	for _, f := range families {
+		for what, dst := range map[string]string{"own node": pick(f.six, hostIP4, hostIP6), "other node": pick(f.six, hostBIP4, hostBIP6)} {
+			t.Run(f.name+" "+what, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: dst, udp: true, sport: 9, dport: 8472}
+				expect(t, "port of the tunnel", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonEncapProhibited)
+				m.dport = 8473
+				if r := a.run("from_pod", m.bytes(t), from{device: devPod1}); r.verdict == actShot {
+					t.Errorf("another port drops: %s", name(r.reason))
+				}
+			})
+		}
+	}
+}
+
+func TestPodReachesTheOtherHostWithItsIdentity(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := newCluster(t, nil)
+			m := between(client, remote, f.six, 4000, 10250, "S")
+			m.dst = pick(f.six, hostBIP4, hostBIP6)
+			r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			in := tunnelled(t, "SYN", r, hostBIP4, hostIP4, client.identity)
+			expect(t, "there", c.b.run("from_overlay", r.out, in), actOK, 0)
+
+			back := m.reply("SA")
+			r = c.b.run("to_overlay", back.bytes(t), from{device: devOverlay})
+			expect(t, "reply", r, actOK, 0)
+			if r.spy.VNI != abi.IdentityHost {
+				t.Errorf("VNI %d of the host's reply", r.spy.VNI)
+			}
+			in = from{device: devOverlay, outer: hostBIP4, vni: r.spy.VNI}
+			expectDelivered(t, "reply", c.a.run("from_overlay", r.out, in), client)
+		})
+	}
+}
+
+func TestOtherHostReachesAPodAsRemoteNode(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := newCluster(t, nil)
+			m := message{src: pick(f.six, hostIP4, hostIP6), dst: remote.ip(f.six), sport: 5000, dport: 80, flags: "S"}
+			r := c.a.run("to_overlay", m.bytes(t), from{device: devOverlay})
+			expect(t, "SYN", r, actOK, 0)
+			in := from{device: devOverlay, outer: hostIP4, vni: r.spy.VNI}
+			expectDelivered(t, "SYN", c.b.run("from_overlay", r.out, in), remote)
+			c.b.setCell(peerNode, slotRemoteIngress, abi.SetDeny, remote.id)
+			expect(t, "denied", c.b.run("from_overlay", r.out, in), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestPolicyChangeEndsFlowsBetweenNodes(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := newCluster(t, nil)
+			syn := between(client, remote, f.six, 4000, 80, "S")
+			r := c.a.run("from_pod", syn.bytes(t), from{device: devPod1})
+			in := tunnelled(t, "SYN", r, hostBIP4, hostIP4, client.identity)
+			expectDelivered(t, "SYN", c.b.run("from_overlay", r.out, in), remote)
+			c.b.setCell(peerClient, slotRemoteIngress, abi.SetDeny, remote.id)
+			expect(t, "reply", c.b.run("from_pod", between(remote, client, f.six, 80, 4000, "SA").bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+			expect(t, "forward", c.b.run("from_overlay", r.out, in), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestUnderlayMayBeIPv6(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.addNode(2, hostBIP6)
+	r := a.run("from_pod", between(client, remote, false, 4000, 80, "S").bytes(t), from{device: devPod1})
+	expect(t, "SYN", r, actRedirect, 0)
+	want := netip.MustParseAddr(hostBIP6).As16()
+	for i, w := range r.spy.Remote {
+		if w != binary.NativeEndian.Uint32(want[4*i:]) {
+			t.Fatalf("tunnel to %x", r.spy.Remote)
+		}
+	}
+	if r.spy.IsSix != 1 {
+		t.Error("tunnel without the flag for IPv6")
+	}
+	back := between(remote, client, false, 80, 4000, "SA")
+	expectDelivered(t, "reply", a.run("from_overlay", back.bytes(t), from{device: devOverlay, outer: hostBIP6, vni: remote.identity}), client)
+}

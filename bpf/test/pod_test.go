@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+
+	"github.com/stentor-net/stentor/internal/abi"
+)
+
+func TestPodsOfOneNodeTalk(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			syn := between(client, server, f.six, 4000, 80, "S")
+			expectDelivered(t, "SYN", a.run("from_pod", syn.bytes(t), from{device: devPod1}), server)
+			back := between(server, client, f.six, 80, 4000, "SA")
+			expectDelivered(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), client)
+			ack := between(client, server, f.six, 4000, 80, "A")
+			expectDelivered(t, "ACK", a.run("from_pod", ack.bytes(t), from{device: devPod1}), server)
+			rows := a.flowRows()
+			if len(rows) != 1 {
+				t.Fatalf("%d rows for one connection", len(rows))
+			}
+			for _, row := range rows {
+				if row.Packets != [2]uint32{2, 1} || row.Endpoint != [2]uint16{1, 2} || row.Flags&abi.FlowReplied == 0 {
+					t.Errorf("row %+v", row)
+				}
+			}
+		})
+	}
+}
+
+func TestPolicyOfEitherSideDenies(t *testing.T) {
+	for _, f := range families {
+		for _, side := range []struct {
+			name     string
+			peer     uint32
+			slot     uint16
+			ingress  int
+			endpoint uint16
+		}{{"egress", peerServer, slotClientEgress, 0, 1}, {"ingress", peerClient, slotServerIngress, 1, 2}} {
+			t.Run(f.name+" "+side.name, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				a.setCell(side.peer, side.slot, abi.SetDeny, 0)
+				r := a.run("from_pod", between(client, server, f.six, 4000, 80, "S").bytes(t), from{device: devPod1})
+				expect(t, "SYN", r, actShot, abi.ReasonPolicyDenied)
+				if len(a.flowRows()) != 0 {
+					t.Error("a denied packet left a row")
+				}
+				if got := a.dropped(abi.ReasonPolicyDenied, side.ingress); got != 1 {
+					t.Errorf("%d drops counted", got)
+				}
+				last := r.events[len(r.events)-1]
+				if last.Endpoint != side.endpoint || last.Slot != side.slot || last.Peer != side.peer || int(last.Ingress) != side.ingress {
+					t.Errorf("event names endpoint %d slot %d peer %d ingress %d", last.Endpoint, last.Slot, last.Peer, last.Ingress)
+				}
+			})
+		}
+	}
+}
+
+func TestPolicyChangeEndsFlows(t *testing.T) {
+	for _, f := range families {
+		for _, packet := range []string{"forward", "reply"} {
+			t.Run(f.name+" "+packet, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				expectDelivered(t, "SYN", a.run("from_pod", between(client, server, f.six, 4000, 80, "S").bytes(t), from{device: devPod1}), server)
+				a.setCell(peerClient, slotServerIngress, abi.SetDeny, server.id)
+				m, in := between(client, server, f.six, 4000, 80, "A"), from{device: devPod1}
+				if packet == "reply" {
+					m, in = between(server, client, f.six, 80, 4000, "A"), from{device: devPod2}
+				}
+				expect(t, packet, a.run("from_pod", m.bytes(t), in), actShot, abi.ReasonPolicyDenied)
+				if len(a.flowRows()) != 0 {
+					t.Error("the row stays after its flow was denied")
+				}
+			})
+		}
+	}
+}
+
+// A reply after a change judges the forward tuple: what the server may open
+// towards the client has no say in it.
+func TestReplyAfterChangeJudgesForward(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.setCell(peerClient, slotServerEgress, abi.SetDeny, server.id)
+	a.setCell(peerServer, slotClientIngress, abi.SetDeny, client.id)
+	expectDelivered(t, "SYN", a.run("from_pod", between(client, server, false, 4000, 80, "S").bytes(t), from{device: devPod1}), server)
+	a.bumpEndpoint(server.id)
+	a.bumpEndpoint(client.id)
+	expectDelivered(t, "reply", a.run("from_pod", between(server, client, false, 80, 4000, "SA").bytes(t), from{device: devPod2}), client)
+}
+
+func TestSourcesAreChecked(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			m := between(client, server, f.six, 4000, 80, "S")
+			m.src = server.ip(f.six)
+			m.dst = client.ip(f.six)
+			expect(t, "address of another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
+			m.src = pick(f.six, outsideIP4, outsideIP6)
+			expect(t, "address of nobody", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
+			m = between(client, server, f.six, 4000, 80, "S")
+			m.srcMAC[5]++
+			expect(t, "MAC", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceMAC)
+			m.srcMAC[5]--
+			expectDelivered(t, "right", a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
+			m.srcMAC[5]++
+			expect(t, "MAC within a flow", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceMAC)
+			m.srcMAC[5]--
+			expect(t, "flow of another device", a.run("from_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonInvalidSourceIP)
+		})
+	}
+}
+
+func TestReusedAddressInheritsNothing(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			expectDelivered(t, "SYN", a.run("from_pod", between(client, server, f.six, 4000, 80, "S").bytes(t), from{device: devPod1}), server)
+			next := server
+			next.incarnation++
+			next.identity, next.peer = 1009, 19
+			a.addPod(next)
+			a.setCells(19, abi.SetDeny)
+			r := a.run("from_pod", between(client, server, f.six, 4000, 80, "A").bytes(t), from{device: devPod1})
+			expect(t, "ACK to the next pod", r, actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestUnreadyEndpointPassesNothing(t *testing.T) {
+	a := newNodeA(t, nil)
+	expectDelivered(t, "SYN", a.run("from_pod", between(client, server, false, 4000, 80, "S").bytes(t), from{device: devPod1}), server)
+	p := client
+	p.notReady = true
+	a.addPod(p)
+	expect(t, "from it", a.run("from_pod", between(client, server, false, 4000, 80, "A").bytes(t), from{device: devPod1}), actShot, abi.ReasonEndpointNotReady)
+	expect(t, "to it", a.run("from_pod", between(server, client, false, 80, 4000, "A").bytes(t), from{device: devPod2}), actShot, abi.ReasonEndpointNotReady)
+}
+
+func TestAddressesWithoutPodGoNowhere(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			m := between(client, server, f.six, 4000, 80, "S")
+			m.dst = pick(f.six, "10.0.1.77", "fd00:1::77")
+			expect(t, "own range", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonStaleUnroutable)
+			m.dst = pick(f.six, "10.0.2.77", "fd00:2::77")
+			r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+			expect(t, "other node's range", r, actShot, abi.ReasonIdentityUnknown)
+			if r.events[0].Type != abi.EventMiss || r.events[0].Destination != mapped(m.dst) {
+				t.Errorf("no miss for %s: %+v", m.dst, r.events)
+			}
+		})
+	}
+}
+
+func TestPodsReachTheHostAndTheWorldThroughTheStack(t *testing.T) {
+	for _, f := range families {
+		for what, ip := range map[string]string{
+			"host": pick(f.six, hostIP4, hostIP6), "router": pick(f.six, routerIP4, routerIP6), "world": pick(f.six, outsideIP4, outsideIP6)} {
+			t.Run(f.name+" "+what, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				m := between(client, server, f.six, 4000, 80, "S")
+				m.dst = ip
+				expect(t, "SYN", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+				expect(t, "reply", a.run("to_pod", m.reply("SA").bytes(t), from{device: devPod1}), actOK, 0)
+				expect(t, "ACK", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+				if rows := a.flowRows(); len(rows) != 1 {
+					t.Errorf("%d rows", len(rows))
+				}
+			})
+		}
+	}
+}
+
+func TestHostReachesPods(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			m := message{srcMAC: client.nodeMAC, dstMAC: client.mac, src: pick(f.six, hostIP4, hostIP6), dst: client.ip(f.six), sport: 5000, dport: 8080, flags: "S"}
+			expect(t, "SYN", a.run("to_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+			back := m.reply("SA")
+			back.srcMAC, back.dstMAC = client.mac, client.nodeMAC
+			expect(t, "reply", a.run("from_pod", back.bytes(t), from{device: devPod1}), actOK, 0)
+			a.setCell(peerHost, slotClientIngress, abi.SetDeny, client.id)
+			expect(t, "after a deny", a.run("to_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+			expect(t, "for another pod", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonUnknownL3Target)
+		})
+	}
+}
+
+// What kube-proxy translated comes from the stack; its replies go back there.
+func TestFlowsThroughTheStackStayThere(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			m := between(client, server, f.six, 4000, 80, "S")
+			expect(t, "SYN", a.run("to_pod", m.bytes(t), from{device: devPod2}), actOK, 0)
+			back := between(server, client, f.six, 80, 4000, "SA")
+			expect(t, "reply", a.run("from_pod", back.bytes(t), from{device: devPod2}), actOK, 0)
+			a.setCell(peerServer, slotClientEgress, abi.SetDeny, client.id)
+			expect(t, "after the client's egress is denied", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestPingOpensOneDirection(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			a.setCell(peerServer, slotClientIngress, abi.SetDeny, client.id)
+			typ := uint8(8)
+			if f.six {
+				typ = 128
+			}
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: server.ip(f.six), icmp: true, icmpType: typ, icmpID: 77}
+			expectDelivered(t, "request", a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
+			reply := m.reply("")
+			reply.srcMAC, reply.dstMAC = server.mac, server.nodeMAC
+			expectDelivered(t, "reply", a.run("from_pod", reply.bytes(t), from{device: devPod2}), client)
+			reply.icmpType = typ
+			expect(t, "request of the other side with the same identifier", a.run("from_pod", reply.bytes(t), from{device: devPod2}), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+func TestPodAsksForItsNeighbour(t *testing.T) {
+	a := newNodeA(t, nil)
+	arp := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, client.mac[:]...)
+	arp = append(arp, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	arp = append(arp, client.mac[:]...)
+	arp = append(arp, ip(client.ip4)...)
+	arp = append(arp, 0, 0, 0, 0, 0, 0)
+	arp = append(arp, ip(routerIP4)...)
+	r := a.run("from_pod", arp, from{device: devPod1})
+	expect(t, "ARP", r, actRedirect, 0)
+	if [6]byte(r.out[22:28]) != client.nodeMAC || netip.AddrFrom4([4]byte(r.out[28:32])).String() != routerIP4 || r.out[21] != 2 || [6]byte(r.out[:6]) != client.mac {
+		t.Errorf("answer %x", r.out)
+	}
+	expect(t, "ARP of another device", a.run("from_pod", arp, from{device: devPod2}), actShot, abi.ReasonInvalidSourceIP)
+
+	target := netip.MustParseAddr(routerIP6).As16()
+	ns := message{srcMAC: client.mac, dstMAC: [6]byte{0x33, 0x33, 0xff, 0, 0, 0xfe}, src: client.ip6, dst: "ff02::1:ff00:fe", icmp: true, icmpType: 135, ttl: 255}
+	ns.inner = append(append([]byte{}, target[:]...), append([]byte{1, 1}, client.mac[:]...)...)
+	r = a.run("from_pod", ns.bytes(t), from{device: devPod1})
+	expect(t, "neighbour solicitation", r, actRedirect, 0)
+	checkSums(t, r.out)
+	if d := decode(t, r.out); d.src != routerIP6 || d.dst != client.ip6 || r.out[54] != 136 || [6]byte(r.out[80:86]) != client.nodeMAC {
+		t.Errorf("answer %+v", d)
+	}
+	expect(t, "to the pod", a.run("to_pod", r.out, from{device: devPod1}), actOK, 0)
+}
+
+func TestPortsOfSets(t *testing.T) {
+	a := newNodeA(t, nil)
+	put := func(bits uint32, protocol uint8, port uint16, verdict uint8) {
+		a.put(abi.MapSets, abi.SetKey{Prefixlen: bits, Set: 7, Protocol: protocol, Port: ports(port)}, abi.SetEntry{Verdict: verdict, Row: port})
+	}
+	put(64, 6, 80, abi.VerdictAllow)
+	put(48+9, 6, 1<<15, abi.VerdictAllow) // 32768-33 ... : 128 ports
+	put(64, 6, 32770, abi.VerdictDeny)
+	put(48, 17, 0, abi.VerdictAllow)
+	put(64, 1, 8, abi.VerdictAllow)
+	a.setCell(peerClient, slotServerIngress, 7, server.id)
+	for _, c := range []struct {
+		what string
+		m    message
+		pass bool
+	}{
+		{"TCP 80", message{dport: 80, flags: "S"}, true},
+		{"TCP 81", message{dport: 81, flags: "S"}, false},
+		{"TCP 32769", message{dport: 32769, flags: "S"}, true},
+		{"TCP 32770", message{dport: 32770, flags: "S"}, false},
+		{"TCP 32895", message{dport: 32895, flags: "S"}, true},
+		{"TCP 32896", message{dport: 32896, flags: "S"}, false},
+		{"UDP 9", message{dport: 9, udp: true}, true},
+		{"ICMP echo", message{icmp: true, icmpType: 8, icmpID: 5}, true},
+		{"ICMP timestamp", message{icmp: true, icmpType: 13, icmpID: 5}, false},
+	} {
+		m := c.m
+		m.srcMAC, m.dstMAC, m.src, m.dst, m.sport = client.mac, client.nodeMAC, client.ip4, server.ip4, 4000
+		r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+		if (r.verdict == actRedirect) != c.pass {
+			t.Errorf("%s: verdict %d, reason %s", c.what, r.verdict, name(r.reason))
+		}
+	}
+}
+
+func TestAPodReachesItself(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.setCells(peerClient, abi.SetDeny)
+	expectDelivered(t, "SYN", a.run("from_pod", between(client, client, false, 4000, 80, "S").bytes(t), from{device: devPod1}), client)
+}
+
+func TestEventsCountWithoutGaps(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.setCells(peerServer, abi.SetDeny)
+	seen := map[uint16]uint64{}
+	for i := uint16(0); i < 20; i++ {
+		for _, e := range a.run("from_pod", between(client, server, false, 4000+i, 80, "S").bytes(t), from{device: devPod1}).events {
+			if last, ok := seen[e.CPU]; ok && e.Sequence != last+1 {
+				t.Errorf("sequence %d after %d on CPU %d", e.Sequence, last, e.CPU)
+			}
+			seen[e.CPU] = e.Sequence
+			if e.SourcePort != ports(4000+i) || e.Length == 0 || binary.NativeEndian.Uint32(e.Source.B[12:]) == 0 {
+				t.Errorf("event %+v", e)
+			}
+		}
+	}
+}
