@@ -266,3 +266,52 @@ func Exchange(c net.Conn, size int, wait time.Duration) error {
 	}
 	return nil
 }
+
+// UDPStream sends numbered datagrams to an echo server until Stop, without
+// waiting for answers.
+func (n *Namespace) UDPStream(dst netip.AddrPort, every time.Duration) *Stream {
+	s := &Stream{stop: make(chan struct{})}
+	s.done = n.Go(func() {
+		c, err := net.Dial("udp", dst.String())
+		if err != nil {
+			s.Err = err
+			return
+		}
+		defer c.Close()
+		back := make(chan int)
+		go func() { back <- countReplies(c) }()
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for running := true; running && s.Err == nil; {
+			select {
+			case <-s.stop:
+				running = false
+			case <-tick.C:
+				if _, s.Err = c.Write(binary.BigEndian.AppendUint64(nil, uint64(s.Sent))); s.Err == nil {
+					s.Sent++
+				}
+			}
+		}
+		_ = c.SetReadDeadline(time.Now().Add(Silence))
+		s.Received = <-back
+	})
+	return s
+}
+
+// countReplies counts different numbers that come back until the deadline.
+func countReplies(c net.Conn) int {
+	seen := map[uint64]bool{}
+	b := make([]byte, 64)
+	for {
+		n, err := c.Read(b)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			continue
+		}
+		if err != nil {
+			return len(seen)
+		}
+		if n == 8 {
+			seen[binary.BigEndian.Uint64(b)] = true
+		}
+	}
+}
