@@ -97,12 +97,25 @@ func TestNodesAndPodsReachEachOther(t *testing.T) {
 		t.Run("node to a pod of another", func(t *testing.T) { c.reaches(t, c.nodes[0].Namespace, far.addrs()...) })
 		t.Run("pod to its node", func(t *testing.T) { c.reaches(t, near.Namespace, append(nodeAddr(1), podAddr(1, 1)...)...) })
 		t.Run("pod to another node", func(t *testing.T) { c.reaches(t, near.Namespace, nodeAddr(2)...) })
+		t.Run("pod to a server of its node that listens on every address", func(t *testing.T) {
+			if err := c.nodes[0].EchoAnywhere(echoPort + 1); err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range nodeAddr(1) {
+				if err := near.Call("udp", netip.AddrPortFrom(a, echoPort+1), 100, nstest.Wait); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 		t.Run("pod to another node's router address", func(t *testing.T) { c.reaches(t, near.Namespace, podAddr(2, 1)...) })
 	})
 }
 
 func TestTheWorldSeesTheNodesAddress(t *testing.T) {
 	modes(t, func(t *testing.T, c *cluster) {
+		if c.nodes[0].dp.tables.Map(abi.MapNAT) == nil {
+			t.Skip("the programs of this version do not masquerade yet")
+		}
 		p := c.nodes[0].pod()
 		from := echo(t, c.outside)
 		c.reaches(t, p.Namespace, outside4, outside6)
@@ -115,7 +128,8 @@ func TestTheWorldSeesTheNodesAddress(t *testing.T) {
 }
 
 // restrict gives both directions of a pod slot 1 and makes its answer for
-// everybody that of the rows.
+// everybody that of the rows. Both: a connection that lost its row is judged for
+// either side as its opener.
 func (n *node) restrict(p *pod, rows ...policy.SetRow) {
 	n.c.t.Helper()
 	st, err := n.dp.PolicyState()
@@ -123,7 +137,7 @@ func (n *node) restrict(p *pod, rows ...policy.SetRow) {
 		n.c.t.Fatal(err)
 	}
 	r := st.Endpoints[p.id]
-	r.Ingress = 1
+	r.Ingress, r.Egress = 1, 1
 	n.apply([]policy.Op{policy.WriteSet{Set: 2, Rows: rows}, policy.SetCell{Class: classAll, Slot: 1, Set: 2},
 		policy.SetEndpoint{Endpoint: p.id, Row: r}, policy.BumpEndpoint{Endpoint: p.id}})
 }
@@ -222,33 +236,33 @@ func TestAnAddressWithoutAPodNeverLeavesByTheDefaultRoute(t *testing.T) {
 	modes(t, func(t *testing.T, c *cluster) {
 		p := c.nodes[0].pod()
 		ghosts := append(podAddr(1, 200), podAddr(2, 200)...)
+		escaped, marks := c.outside.Count(t, ghosts...), c.outside.Count(t, outside4)
 		for _, from := range []*nstest.Namespace{p.Namespace, c.nodes[0].Namespace} {
 			for _, ghost := range ghosts {
-				before := c.outsideSaw(t)
-				_ = from.Ping(ghost, nstest.Silence)
-				if after := c.outsideSaw(t); after != before {
-					t.Errorf("%s to %s: the default gateway received it", from.Name, ghost)
+				if from.Ping(ghost, nstest.Silence) == nil {
+					t.Errorf("%s answers", ghost)
 				}
 			}
+		}
+		// What was sent before a packet that has been seen has been seen, too.
+		if err := c.nodes[0].Ping(outside4, nstest.Wait); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the default gateway sees what is for it", func() bool { return marks() > 0 })
+		if n := escaped(); n > 0 {
+			t.Errorf("the default gateway received %d packets", n)
 		}
 	})
 }
 
-// outsideSaw counts the packets for others that the default gateway got.
-func (c *cluster) outsideSaw(t *testing.T) string {
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	out, err := c.outside.Output("nstat -asz IpInAddrErrors IpForwDatagrams Ip6InAddrErrors Ip6OutForwDatagrams IpInNoRoutes Ip6InNoRoutes IpOutNoRoutes IpInReceives Ip6InReceives")
-	if err != nil {
-		t.Fatalf("nstat: %v: %s", err, out)
-	}
-	var keep []string
-	for _, line := range strings.Split(out, "\n") {
-		// Neighbour discovery is received all the time and says nothing.
-		if !strings.HasPrefix(line, "Ip6InReceives") {
-			keep = append(keep, line)
+	for end := time.Now().Add(nstest.Wait); !f(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
 		}
 	}
-	return strings.Join(keep, "\n")
 }
 
 // restart is what an update of the agent does.
@@ -333,17 +347,11 @@ func TestEventsTellOfVerdictsAndDrops(t *testing.T) {
 	refused(t, a.Namespace, "udp", netip.AddrPortFrom(b.link.IPv6, echoPort))
 	want := func(what string, f func(Event) bool) {
 		t.Helper()
-		for end := time.Now().Add(nstest.Wait); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		eventually(t, "an event of "+what, func() bool {
 			mu.Lock()
-			found := slices.ContainsFunc(seen, f)
-			mu.Unlock()
-			if found {
-				return
-			}
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		t.Errorf("no event of %s among %+v", what, seen)
+			defer mu.Unlock()
+			return slices.ContainsFunc(seen, f)
+		})
 	}
 	want("the allowed connection", func(e Event) bool {
 		return e.Type == abi.EventVerdict && e.Verdict == abi.VerdictAllow && e.Protocol == 6 && e.Destination == netip.AddrPortFrom(b.link.IPv4, echoPort) &&

@@ -151,8 +151,8 @@ func TestAPodGetsAddressesRoutesAndNeighboursAtOnce(t *testing.T) {
 	holds(t, ns, "ip -6 route", "default via fd00:1::1 dev eth0", "fd00:1::1 dev eth0")
 	holds(t, ns, "ip neigh", "10.0.1.1 dev eth0 lladdr "+mac+" PERMANENT", "fd00:1::1 dev eth0 lladdr "+mac)
 	holds(t, ns, "sysctl -n net.ipv6.conf.eth0.accept_ra", "0")
-	holds(t, n.Namespace, "ip route", "10.0.1.20 dev "+p.HostIfName+" proto 83 scope link src 10.0.1.1")
-	holds(t, n.Namespace, "ip -6 route get fd00:1::20", "src fd00:1::1")
+	holds(t, n.Namespace, "ip route", "10.0.1.20 dev "+p.HostIfName+" proto 83 scope link src 172.30.0.1")
+	holds(t, n.Namespace, "ip -6 route get fd00:1::20", "src fd30::1")
 	if out, _ := ns.Output("ip -6 addr show tentative"); strings.Contains(out, "inet6") {
 		t.Errorf("an address is tentative:\n%s", out)
 	}
