@@ -150,6 +150,9 @@ func (n *Node) hostPair(mtu int) (host, net Device, err error) {
 	if net, err = n.bringUp(NetName, mtu); err != nil {
 		return host, net, err
 	}
+	if _, err := n.find(HostName); err != nil { // see hostRoutes: its carrier came with the other end's
+		return host, net, err
+	}
 	return host, net, n.routerAddresses(host)
 }
 

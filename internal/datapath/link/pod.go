@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -73,10 +74,13 @@ func (n *Node) AddPod(p *Pod, guard func(index int) error) error {
 	if err := guard(p.IfIndex); err != nil {
 		return err
 	}
+	if err := n.hostUp(p, host); err != nil {
+		return err
+	}
 	if err := inside(ns, func() error { return n.insidePod(p) }); err != nil {
 		return fmt.Errorf("set up %s in %s: %w", p.ContainerIfName, p.NetNS, err)
 	}
-	return n.hostSide(p, host)
+	return n.hostRoutes(p)
 }
 
 // veth returns the host's side, made anew unless it stands already with its peer in the pod.
@@ -190,12 +194,12 @@ func podRoutes(h *netlink.Handle, index int, router netip.Addr, mac [6]byte) err
 	return nil
 }
 
-// hostSide gives the node a route and a neighbour for each address of the pod.
-func (n *Node) hostSide(p *Pod, host netlink.Link) error {
+// hostUp sets the host's side up before the pod's: the side that comes second
+// can send at once, the first only when the kernel has noticed its carrier.
+func (n *Node) hostUp(p *Pod, host netlink.Link) error {
 	if err := n.quietDevice(p.HostIfName); err != nil {
 		return err
 	}
-	index := host.Attrs().Index
 	if host.Attrs().MTU != n.devices.MTU {
 		if err := n.nl.LinkSetMTU(host, n.devices.MTU); err != nil {
 			return fmt.Errorf("set MTU of %s: %w", p.HostIfName, err)
@@ -206,13 +210,21 @@ func (n *Node) hostSide(p *Pod, host netlink.Link) error {
 			return fmt.Errorf("set %s up: %w", p.HostIfName, err)
 		}
 	}
+	return nil
+}
+
+// hostRoutes gives the node a route and a neighbour for each address of the pod.
+// The node speaks to its own pods with its InternalIP: a server of the node that
+// listens on every address answers then from the one that pods know.
+func (n *Node) hostRoutes(p *Pod) error {
+	index := p.IfIndex
 	for _, ip := range p.addresses() {
 		neigh := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: p.MAC[:]}
 		if err := n.nl.NeighSet(neigh); err != nil {
 			return fmt.Errorf("add neighbour %s: %w", ip, err)
 		}
 		r := &netlink.Route{LinkIndex: index, Dst: full(ip), Protocol: RouteProtocol, Scope: netlink.SCOPE_LINK,
-			Src: family(n.opt.Router, ip.Is4()).AsSlice()}
+			Src: n.source(ip.Is4()).AsSlice()}
 		if ip.Is6() {
 			r.Scope = 0
 		}
@@ -220,7 +232,26 @@ func (n *Node) hostSide(p *Pod, host netlink.Link) error {
 			return fmt.Errorf("add route to %s: %w", ip, err)
 		}
 	}
+	// Asking for the device makes the kernel (6.3 and later) act on its carrier now.
+	if _, err := n.nl.LinkByIndex(index); err != nil {
+		return fmt.Errorf("find %s: %w", p.HostIfName, err)
+	}
 	return nil
+}
+
+// source is the node's own address of a family: an InternalIP that is on one of
+// its uplinks, else the router address.
+func (n *Node) source(four bool) netip.Addr {
+	for _, d := range n.devices.Uplinks {
+		a := d.Addr6
+		if four {
+			a = d.Addr4
+		}
+		if slices.Contains(n.opt.NodeIPs, a) {
+			return a
+		}
+	}
+	return family(n.opt.Router, four)
 }
 
 func (p *Pod) addresses() (out []netip.Addr) {

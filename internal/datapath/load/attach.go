@@ -53,9 +53,7 @@ func (h hook) String() string {
 // both attaches a pair of programs, each by one message that replaces what was
 // there without a packet going past.
 func (a *attacher) both(index int, in, out *ebpf.Program, inName, outName string) error {
-	q := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index,
-		Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if err := a.nl.QdiscAdd(q); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := a.nl.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact to device %d: %w", index, explain(err))
 	}
 	for _, p := range []struct {
@@ -178,7 +176,7 @@ func (a *attacher) filters(index int, h hook) ([]netlink.Filter, error) {
 }
 
 // Detach removes our filters from every device of the calling thread's
-// namespace; a qdisc that is empty then and may be someone else's stays.
+// namespace, and the qdisc with them if nobody else has a filter on it.
 func Detach() error {
 	a, err := newAttacher()
 	if err != nil {
@@ -191,15 +189,33 @@ func Detach() error {
 	}
 	var errs []error
 	for _, l := range links {
-		for _, h := range []hook{ingress, egress} {
-			filters, err := a.filters(l.Attrs().Index, h)
-			errs = append(errs, err)
-			for _, f := range filters {
-				if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
-					errs = append(errs, a.nl.FilterDel(f))
-				}
+		errs = append(errs, a.detach(l))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *attacher) detach(l netlink.Link) error {
+	var errs []error
+	ours, foreign := 0, 0
+	for _, h := range []hook{ingress, egress} {
+		filters, err := a.filters(l.Attrs().Index, h)
+		errs = append(errs, err)
+		for _, f := range filters {
+			if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {
+				ours++
+				errs = append(errs, a.nl.FilterDel(f))
+			} else {
+				foreign++
 			}
 		}
 	}
+	if ours > 0 && foreign == 0 {
+		errs = append(errs, a.nl.QdiscDel(clsact(l.Attrs().Index)))
+	}
 	return errors.Join(errs...)
+}
+
+func clsact(index int) *netlink.GenericQdisc {
+	return &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index,
+		Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 }

@@ -174,57 +174,88 @@ func (s *Stream) Stop() {
 	<-s.done
 }
 
-// Echo answers TCP and UDP on a port of both families until the namespace goes.
-// It returns who has asked, as the server sees it.
+// Echo answers TCP and UDP on a port, on every address that the namespace has
+// now, until the namespace goes. It returns who has asked, as the server sees it.
 func (n *Namespace) Echo(port int) (from func() []netip.AddrPort, err error) {
-	var mu sync.Mutex
-	var seen []netip.AddrPort
-	note := func(a net.Addr) {
-		mu.Lock()
-		defer mu.Unlock()
-		ap := netip.MustParseAddrPort(a.String())
-		seen = append(seen, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
-	}
+	e := &echo{}
 	n.Do(func() {
-		var l net.Listener
-		if l, err = listen(port); err != nil {
+		var addrs []net.Addr
+		if addrs, err = net.InterfaceAddrs(); err != nil {
 			return
 		}
-		var u net.PacketConn
-		if u, err = net.ListenPacket("udp", fmt.Sprintf("[::]:%d", port)); err != nil {
-			return
+		for _, a := range addrs {
+			ip := a.(*net.IPNet).IP
+			if ip.IsLinkLocalUnicast() {
+				continue
+			}
+			if err = e.serve(net.JoinHostPort(ip.String(), fmt.Sprint(port))); err != nil {
+				return
+			}
 		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				note(c.RemoteAddr())
-				go func() { _, _ = io.Copy(c, c); c.Close() }()
-			}
-		}()
-		go func() {
-			b := make([]byte, 65536)
-			for {
-				c, a, err := u.ReadFrom(b)
-				if err != nil {
-					return
-				}
-				note(a)
-				_, _ = u.WriteTo(b[:c], a)
-			}
-		}()
 	})
-	return func() []netip.AddrPort {
-		mu.Lock()
-		defer mu.Unlock()
-		return append([]netip.AddrPort(nil), seen...)
-	}, err
+	return e.from, err
 }
 
-func listen(port int) (net.Listener, error) {
-	return net.Listen("tcp", fmt.Sprintf("[::]:%d", port))
+// EchoAnywhere answers UDP on a port by one socket for all addresses, which
+// leaves it to the kernel from which address it answers.
+func (n *Namespace) EchoAnywhere(port int) (err error) {
+	n.Do(func() { err = (&echo{}).serveUDP(fmt.Sprintf("[::]:%d", port)) })
+	return err
+}
+
+type echo struct {
+	mu   sync.Mutex
+	seen []netip.AddrPort
+}
+
+func (e *echo) from() []netip.AddrPort {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]netip.AddrPort(nil), e.seen...)
+}
+
+func (e *echo) note(a net.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ap := netip.MustParseAddrPort(a.String())
+	e.seen = append(e.seen, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+}
+
+func (e *echo) serve(at string) error {
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			e.note(c.RemoteAddr())
+			go func() { _, _ = io.Copy(c, c); c.Close() }()
+		}
+	}()
+	return e.serveUDP(at)
+}
+
+func (e *echo) serveUDP(at string) error {
+	u, err := net.ListenPacket("udp", at)
+	if err != nil {
+		return err
+	}
+	go func() {
+		b := make([]byte, 65536)
+		for {
+			c, a, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			e.note(a)
+			_, _ = u.WriteTo(b[:c], a)
+		}
+	}()
+	return nil
 }
 
 // Call sends size bytes to an echo server and wants them back. Network is "tcp" or "udp".
@@ -265,4 +296,53 @@ func Exchange(c net.Conn, size int, wait time.Duration) error {
 		return errors.New("other bytes came back")
 	}
 	return nil
+}
+
+// UDPStream sends numbered datagrams to an echo server until Stop, without
+// waiting for answers.
+func (n *Namespace) UDPStream(dst netip.AddrPort, every time.Duration) *Stream {
+	s := &Stream{stop: make(chan struct{})}
+	s.done = n.Go(func() {
+		c, err := net.Dial("udp", dst.String())
+		if err != nil {
+			s.Err = err
+			return
+		}
+		defer c.Close()
+		back := make(chan int)
+		go func() { back <- countReplies(c) }()
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for running := true; running && s.Err == nil; {
+			select {
+			case <-s.stop:
+				running = false
+			case <-tick.C:
+				if _, s.Err = c.Write(binary.BigEndian.AppendUint64(nil, uint64(s.Sent))); s.Err == nil {
+					s.Sent++
+				}
+			}
+		}
+		_ = c.SetReadDeadline(time.Now().Add(Silence))
+		s.Received = <-back
+	})
+	return s
+}
+
+// countReplies counts different numbers that come back until the deadline.
+func countReplies(c net.Conn) int {
+	seen := map[uint64]bool{}
+	b := make([]byte, 64)
+	for {
+		n, err := c.Read(b)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			continue
+		}
+		if err != nil {
+			return len(seen)
+		}
+		if n == 8 {
+			seen[binary.BigEndian.Uint64(b)] = true
+		}
+	}
 }
