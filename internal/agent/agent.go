@@ -72,13 +72,17 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 
 // Run works until ctx ends. What is in the kernel stays as it is then.
 func (a *Agent) Run(ctx context.Context) error {
+	socket, err := listenUnix(a.opts.SocketPath)
+	if err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
 	g.Go(func() error { return (&hostAddresses{writer: a.own.hostAddresses}).Run(ctx) })
 	g.Go(func() error { return a.watchAPIServer(ctx) })
-	g.Go(func() error { return a.server.Run(ctx) })
+	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
 	g.Go(func() error { return a.boot(ctx, g) })
-	err := g.Wait()
+	err = g.Wait()
 	select {
 	case <-a.datapathUp:
 		err = errors.Join(err, a.dp.Close())

@@ -22,29 +22,30 @@ type server struct{ agent *Agent }
 // socketMode lets root and the group of the socket's owner call.
 const socketMode = 0o660
 
-func (s *server) Run(ctx context.Context) error {
-	path := s.agent.opts.SocketPath
+// listenUnix opens the socket. It comes before everything else, so that the
+// plugin finds somebody who tells it to wait.
+func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("serve the socket: %w", err)
+		return nil, fmt.Errorf("serve the socket: %w", err)
 	}
 	// A socket file left by a killed agent refuses connections; it goes. One
 	// that answers belongs to another agent, with which this one must not fight.
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()
-		return fmt.Errorf("serve the socket: another agent answers on %s", path)
+		return nil, fmt.Errorf("serve the socket: another agent answers on %s", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("serve the socket: %w", err)
+		return nil, fmt.Errorf("serve the socket: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return fmt.Errorf("serve the socket: %w", err)
+		return nil, fmt.Errorf("serve the socket: %w", err)
 	}
 	if err := os.Chmod(path, socketMode); err != nil {
 		l.Close()
-		return fmt.Errorf("serve the socket: %w", err)
+		return nil, fmt.Errorf("serve the socket: %w", err)
 	}
-	return serveHTTP(ctx, l, s.handler())
+	return l, nil
 }
 
 func (s *server) handler() http.Handler {
