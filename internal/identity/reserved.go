@@ -85,3 +85,16 @@ func (id ID) Scope() Scope {
 
 // Crosses tells whether a number may stand in a tunnel header.
 func (id ID) Crosses() bool { return id != Unknown && id.Scope() <= ScopeCluster }
+
+// names of the reserved identities, as users know them.
+var names = map[ID]string{
+	Host: LabelHost, World: LabelWorld, Unmanaged: LabelUnmanaged, Health: LabelHealth, Init: LabelInit,
+	RemoteNode: LabelRemoteNode, KubeAPIServer: LabelKubeAPIServer, Ingress: LabelIngress,
+	WorldIPv4: LabelWorldIPv4, WorldIPv6: LabelWorldIPv6,
+}
+
+// Name of a reserved identity, "" for others.
+func (id ID) Name() string { return names[id] }
+
+// IsAllocated tells whether the number stands for the labels of pods.
+func (id ID) IsAllocated() bool { return id >= MinAllocated && id < LocalCIDR }

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/label"
+	"github.com/stentor-net/stentor/internal/node"
+	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/table"
+)
+
+// Address says who is behind a prefix and how that is known: a row of the table
+// `addresses`.
+type Address struct {
+	policy.Address
+	Source          string // who says so: Source*
+	Namespace, Name string // of the pod or node, where there is one
+	HostIP          netip.Addr
+}
+
+// Sources of an Address, strongest first: where two name the same prefix, the
+// earlier one holds.
+const (
+	SourceEndpoint       = "endpoint"       // a pod of this node
+	SourceHost           = "host"           // an address of this node
+	SourceNode           = "node"           // an address of another node
+	SourceCiliumEndpoint = "ciliumendpoint" // a pod of another node
+	SourceAPIServer      = "kube-apiserver" // neither pod nor node
+	SourceRange          = "podcidr"        // a node's pod range
+	SourceNative         = "native-routing" // natively routed
+	SourceWorld          = "world"
+)
+
+func newAddressTable() (*table.Table[Address], *table.Writer[Address]) {
+	return table.New(table.Options[Address]{
+		Name: "addresses",
+		Key:  func(a Address) string { return a.Prefix.String() },
+		Columns: []table.Column[Address]{
+			{Name: "PREFIX", Value: func(a Address) string { return a.Prefix.String() }},
+			{Name: "IDENTITY", Value: func(a Address) string { return a.Identity.String() }},
+			{Name: "NODE", Value: func(a Address) string { return strconv.Itoa(int(a.Node)) }},
+			{Name: "SOURCE", Value: func(a Address) string { return a.Source }},
+			{Name: "NAME", Value: func(a Address) string {
+				if a.Namespace == "" {
+					return a.Name
+				}
+				return a.Namespace + "/" + a.Name
+			}},
+		},
+	})
+}
+
+// localNode is the number of this node in the datapath.
+const localNode = 1
+
+// addressInput is everything that addresses follow from.
+type addressInput struct {
+	Endpoints  []endpoint.Endpoint // of this node
+	Remotes    []endpoint.Remote   // of all nodes; those of this one are left out
+	Nodes      []node.Node
+	Index      map[string]uint16 // number of each node
+	HostIPs    []netip.Addr      // every address that this node has
+	APIServers []netip.Addr
+	IPv4, IPv6 bool
+	Tunnel     bool
+	Native     []netip.Prefix
+}
+
+// deriveAddresses gives one row per prefix, in order of prefixes. It depends on
+// its input's content only, not on its order.
+func deriveAddresses(in addressInput) []Address {
+	d := addressDeriver{in: in, rows: map[netip.Prefix]Address{}}
+	d.world()
+	d.ranges()
+	d.apiServers()
+	d.remotes()
+	d.nodes()
+	d.host()
+	d.endpoints()
+	out := make([]Address, 0, len(d.rows))
+	for _, a := range d.rows {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b Address) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
+	return out
+}
+
+type addressDeriver struct {
+	in   addressInput
+	rows map[netip.Prefix]Address
+}
+
+// put stores a row of an enabled family. Callers go from weak to strong sources.
+func (d *addressDeriver) put(a Address) {
+	if a.Prefix.Addr().Is4() && d.in.IPv4 || a.Prefix.Addr().Is6() && d.in.IPv6 {
+		d.rows[a.Prefix] = a
+	}
+}
+
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// routed are the flags of what is behind another node's pod network.
+func (d *addressDeriver) routed() uint16 {
+	if d.in.Tunnel {
+		return policy.AddressTunnel
+	}
+	return policy.AddressClusterRoute
+}
+
+func (d *addressDeriver) worldIdentity(a netip.Addr) identity.ID {
+	switch {
+	case !d.in.IPv4 || !d.in.IPv6:
+		return identity.World
+	case a.Is4():
+		return identity.WorldIPv4
+	default:
+		return identity.WorldIPv6
+	}
+}
+
+func (d *addressDeriver) world() {
+	for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		d.put(Address{Address: policy.Address{Prefix: p, Identity: d.worldIdentity(p.Addr())}, Source: SourceWorld})
+	}
+	for _, p := range d.in.Native {
+		d.put(Address{Address: policy.Address{Prefix: p, Identity: d.worldIdentity(p.Addr()), Flags: policy.AddressClusterRoute}, Source: SourceNative})
+	}
+}
+
+func (d *addressDeriver) ranges() {
+	for _, n := range d.in.Nodes {
+		a := Address{Source: SourceRange, Name: n.Name, HostIP: n.Underlay()}
+		a.Node, a.Flags = d.in.Index[n.Name], policy.AddressRemotePods|d.routed()
+		if n.Local {
+			a.Node, a.Flags = localNode, policy.AddressLocalPods
+		}
+		if a.Node == 0 {
+			continue
+		}
+		for _, p := range n.PodCIDRs {
+			a.Prefix = p
+			d.put(a)
+		}
+	}
+}
+
+func (d *addressDeriver) apiServers() {
+	for _, ip := range d.in.APIServers {
+		d.put(Address{Address: policy.Address{Prefix: host(ip), Identity: identity.KubeAPIServer}, Source: SourceAPIServer})
+	}
+}
+
+func (d *addressDeriver) remotes() {
+	byIP := map[netip.Addr]node.Node{}
+	for _, n := range d.in.Nodes {
+		for _, a := range n.InternalIP {
+			byIP[a] = n
+		}
+	}
+	// Of two that claim an address, the ready one holds, else the last by name.
+	list := slices.Clone(d.in.Remotes)
+	slices.SortFunc(list, func(a, b endpoint.Remote) int {
+		ra, rb := a.State == endpoint.StateReady, b.State == endpoint.StateReady
+		if ra != rb {
+			if ra {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(a.Key(), b.Key())
+	})
+	for _, r := range list {
+		n, known := byIP[r.NodeIP]
+		if n.Local || r.Identity == identity.Unknown {
+			continue
+		}
+		a := Address{Source: SourceCiliumEndpoint, Namespace: r.Namespace, Name: r.Name, HostIP: r.NodeIP}
+		a.Identity, a.Flags = r.Identity, policy.AddressPod
+		if known && d.in.Index[n.Name] != 0 {
+			a.Node = d.in.Index[n.Name]
+			a.Flags |= d.routed()
+		}
+		for _, ip := range r.IPs {
+			a.Prefix = host(ip)
+			d.put(a)
+		}
+	}
+}
+
+func (d *addressDeriver) nodes() {
+	for _, n := range d.in.Nodes {
+		if n.Local || d.in.Index[n.Name] == 0 {
+			continue
+		}
+		a := Address{Source: SourceNode, Name: n.Name, HostIP: n.Underlay()}
+		a.Node = d.in.Index[n.Name]
+		for _, ip := range n.Addresses() {
+			a.Prefix, a.Identity, a.Flags = host(ip), identity.RemoteNode, policy.AddressNode
+			if slices.Contains(d.in.APIServers, ip) {
+				a.Identity = identity.KubeAPIServer
+			}
+			if slices.Contains(n.Router, ip) {
+				a.Flags |= d.routed()
+			}
+			d.put(a)
+		}
+	}
+}
+
+func (d *addressDeriver) host() {
+	ips := d.in.HostIPs
+	a := Address{Source: SourceHost}
+	for _, n := range d.in.Nodes {
+		if n.Local {
+			a.Name, a.HostIP = n.Name, n.Underlay()
+			ips = append(slices.Clone(ips), n.Addresses()...)
+		}
+	}
+	a.Node, a.Identity, a.Flags = localNode, identity.Host, policy.AddressHost
+	for _, ip := range ips {
+		a.Prefix = host(ip)
+		d.put(a)
+	}
+}
+
+func (d *addressDeriver) endpoints() {
+	for _, e := range d.in.Endpoints {
+		a := Address{Source: SourceEndpoint, Namespace: e.Namespace, Name: e.Pod}
+		a.Node, a.Identity, a.Flags = localNode, e.Identity, policy.AddressPod
+		for _, ip := range []netip.Addr{e.IPv4, e.IPv6} {
+			if ip.IsValid() {
+				a.Prefix = host(ip)
+				d.put(a)
+			}
+		}
+	}
+}
+
+// reservedLabels are the reserved identities with their labels. An API server
+// is also a remote node, or part of the world, as it happens to be.
+func reservedLabels(addresses []Address) map[identity.ID]label.Set {
+	out := identity.Reserved()
+	labels := out[identity.KubeAPIServer]
+	reserved := func(id identity.ID) label.Label { return label.Label{Source: label.SourceReserved, Key: id.Name()} }
+	for _, a := range addresses {
+		switch {
+		case a.Identity != identity.KubeAPIServer:
+		case a.Source == SourceNode:
+			labels = append(labels, reserved(identity.RemoteNode))
+		default:
+			labels = append(labels, reserved(identity.World))
+		}
+	}
+	out[identity.KubeAPIServer] = label.NewSet(labels...)
+	return out
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/cni/rundir"
+	"github.com/stentor-net/stentor/internal/policy"
+)
+
+// world is everything outside of this package that an agent works with.
+type world struct {
+	cluster       Cluster
+	startDatapath func(ctx context.Context, p place) (Datapath, error)
+	newEngine     func(policy.Options, policy.State) Engine
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	log     *slog.Logger
+	opts    Options
+	world   world
+	started time.Time
+
+	tables *tables
+	raw    RawWriters
+	own    derivedWriters
+	checks *checks
+
+	ids       *allocator
+	endpoints *endpoints
+	cni       *cni
+	monitor   *monitor
+	server    *server
+
+	datapathUp chan struct{} // closed when dp is set
+	dp         Datapath
+	restored   chan struct{} // closed when the endpoints from before are adopted
+	enforced   chan struct{} // closed when the first policy is in force
+	ready      chan struct{} // closed when pods can be attached
+}
+
+// parts of the agent that say how they are, in the order of a start.
+var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities", "policy", "services", "ciliumendpoints", "cni", "health"}
+
+func newAgent(log *slog.Logger, o Options, w world) *Agent {
+	a := &Agent{
+		log: log, opts: o, world: w, started: time.Now(),
+		datapathUp: make(chan struct{}), restored: make(chan struct{}), enforced: make(chan struct{}), ready: make(chan struct{}),
+	}
+	a.tables, a.raw, a.own = newTables()
+	a.checks = newChecks(a.own.checks, parts...)
+	a.ids = newAllocator(w.cluster, a.tables.identities)
+	a.endpoints = newEndpoints(log, o, a.own.endpoints)
+	a.cni = &cni{
+		log: log, opts: o, tables: a.tables, cluster: w.cluster, ids: a.ids, endpoints: a.endpoints,
+		ready: a.ready, restored: a.restored,
+	}
+	a.monitor = newMonitor(a.tables, o.NodeName)
+	a.server = &server{agent: a}
+	return a
+}
+
+// Run works until ctx ends. What is in the kernel stays as it is then.
+func (a *Agent) Run(ctx context.Context) error {
+	socket, err := listenUnix(a.opts.SocketPath)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
+	g.Go(func() error { return (&hostAddresses{writer: a.own.hostAddresses}).Run(ctx) })
+	g.Go(func() error { return a.watchAPIServer(ctx) })
+	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
+	g.Go(func() error { return a.boot(ctx, g) })
+	err = g.Wait()
+	select {
+	case <-a.datapathUp:
+		err = errors.Join(err, a.dp.Close())
+	default:
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// boot brings the parts up in their order: each needs those before it.
+func (a *Agent) boot(ctx context.Context, g *errgroup.Group) error {
+	n := &nodeAgent{log: a.log, opts: a.opts, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
+	p, err := n.settle(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.endpoints.setPools(p.PodCIDRs); err != nil {
+		return fmt.Errorf("pod ranges %v: %w", p.PodCIDRs, err)
+	}
+	dp, err := a.world.startDatapath(ctx, p)
+	if err != nil {
+		return fmt.Errorf("start datapath: %w", err)
+	}
+	a.dp, a.endpoints.dp = dp, dp
+	close(a.datapathUp)
+	a.checks.ok("datapath", fmt.Sprintf("MTU %d", dp.MTU()))
+	if err := a.endpoints.restore(ctx); err != nil {
+		return fmt.Errorf("adopt endpoints: %w", err)
+	}
+	close(a.restored)
+	g.Go(func() error { return dp.Run(ctx) })
+	g.Go(func() error { return n.run(ctx, p) })
+	a.runDerivations(ctx, g)
+	select {
+	case <-a.enforced:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	close(a.ready)
+	a.checks.ok("endpoints", "pods can be attached")
+	a.log.Info("agent is ready", "after", time.Since(a.started).Round(time.Millisecond))
+	g.Go(func() error { return a.beat(ctx) })
+	g.Go(func() error { return (&cniConf{opts: a.opts, checks: a.checks}).Run(ctx) })
+	g.Go(func() error { return a.markReady(ctx) })
+	return nil
+}
+
+// runDerivations starts what turns tables into other tables, the kernel's
+// content and objects of the API.
+func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
+	enforce := &enforcer{
+		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
+		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
+		newEngine: func(s policy.State) Engine { return a.world.newEngine(a.opts.policyOptions(), s) },
+	}
+	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
+	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
+	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
+	policies := &policyReporter{log: a.log, opts: a.opts, tables: a.tables, cluster: a.world.cluster}
+	probe := &prober{opts: a.opts, tables: a.tables, writer: a.own.health, checks: a.checks}
+	g.Go(func() error { return enforce.Run(ctx) })
+	g.Go(func() error { return identify.Run(ctx) })
+	g.Go(func() error { return balance.Run(ctx) })
+	g.Go(func() error { return publish.Run(ctx) })
+	g.Go(func() error { return policies.Run(ctx) })
+	g.Go(func() error { return probe.Run(ctx) })
+	g.Go(func() error { return a.monitor.Run(ctx, a.dp) })
+	if a.opts.ProbePort != 0 {
+		g.Go(func() error { return answerProbes(ctx, a.opts.ProbePort) })
+	}
+}
+
+// apiServerEvery is how often the API server is asked for its version.
+const apiServerEvery = 10 * time.Second
+
+// watchAPIServer keeps the check of the connection to the API server.
+func (a *Agent) watchAPIServer(ctx context.Context) error {
+	for {
+		ask, cancel := context.WithTimeout(ctx, apiServerEvery)
+		version, err := a.world.cluster.Version(ask)
+		cancel()
+		wait := apiServerEvery
+		if err != nil {
+			a.checks.fail("kubernetes", err.Error(), "changes of pods and policies", "pods that run go on; "+a.world.cluster.Host()+" is asked again every second")
+			wait = time.Second
+		} else {
+			a.checks.ok("kubernetes", version+" at "+a.world.cluster.Host())
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// beat shows the CNI plugin that the agent is alive, and carries out the
+// deletions that it queued.
+func (a *Agent) beat(ctx context.Context) error {
+	dir := rundir.Dir(filepath.Dir(a.opts.SocketPath))
+	for {
+		if err := dir.Beat(); err != nil {
+			a.log.Warn("beat is not written", "error", err)
+		}
+		err := dir.DrainDeletions(func(r rest.CNIRequest) error { return a.cni.Del(ctx, r) })
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("queued deletions are left", "error", err)
+		}
+		if err := pause(ctx, rundir.BeatEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// markReady tells Kubernetes that pods may come.
+func (a *Agent) markReady(ctx context.Context) error {
+	for {
+		err := a.world.cluster.MarkReady(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.log.Warn("node is not marked as ready", "error", err)
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}

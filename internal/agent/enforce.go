@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/node"
+	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/service"
+	"github.com/stentor-net/stentor/internal/table"
+)
+
+// enforcer turns the tables into policy input, lets the engine judge, carries
+// the steps out in the kernel, and opens the endpoints whose policy is in force.
+// It is the only one that writes policy and nodes.
+type enforcer struct {
+	log       *slog.Logger
+	opts      Options
+	tables    *tables
+	addresses *table.Writer[Address]
+	verdicts  *table.Writer[policy.ObjectStatus]
+	endpoints *endpoints
+	ids       *allocator
+	checks    *checks
+	dp        Datapath
+	newEngine func(policy.State) Engine
+
+	engine   Engine // nil: make it from the state of the kernel
+	numbers  *numbering
+	lastRows []NodeRow
+	written  uint64        // revision of the endpoints after the last step, if nobody else wrote
+	first    chan struct{} // closed once the first input was carried out; optional
+}
+
+// Pace of the enforcer.
+const (
+	enforceEvery = 3 * time.Millisecond // changes that come closer are taken together
+	enforceRetry = 500 * time.Millisecond
+)
+
+func (f *enforcer) Run(ctx context.Context) error {
+	t := f.tables
+	inputs := []anyTable{t.namespaces, t.identities, t.nodes, t.policies, t.remotes, t.slices, t.hostAddresses, t.endpoints}
+	// Before all of them are complete, an update would take away what the
+	// kernel rightly enforces. Endpoints have no outside to wait for.
+	if err := waitSynced(ctx, inputs[:len(inputs)-1]...); err != nil {
+		return err
+	}
+	for {
+		seen := watch(inputs...)
+		if err := f.step(); err != nil {
+			f.checks.fail("policy", err.Error(), "changes of policy and of pods", "the step is tried again")
+			f.log.Warn("policy is not carried out", "error", err)
+			if err := pause(ctx, enforceRetry); err != nil {
+				return err
+			}
+			continue
+		}
+		if f.first != nil {
+			close(f.first)
+			f.first = nil
+		}
+		// The step itself wrote to the endpoints; only what others wrote
+		// asks for another one.
+		next := t.endpoints.Changed()
+		if t.endpoints.Snapshot().Revision() == f.written {
+			seen[len(seen)-1] = next
+		}
+		if err := pause(ctx, enforceEvery); err != nil {
+			return err
+		}
+		if err := waitAny(ctx, seen...); err != nil {
+			return err
+		}
+	}
+}
+
+// step carries out the tables as they are now.
+func (f *enforcer) step() error {
+	gone := f.endpoints.gone()
+	before := f.tables.endpoints.Snapshot()
+	subjects := subjectsOf(before)
+	nodes := rowsOf(f.tables.nodes)
+	if f.engine == nil {
+		state, err := f.dp.PolicyState()
+		if err != nil {
+			return fmt.Errorf("read policy of the datapath: %w", err)
+		}
+		f.engine = f.newEngine(state)
+	}
+	if f.numbers == nil {
+		found, err := f.dp.NodeRows()
+		if err != nil {
+			return fmt.Errorf("read nodes of the datapath: %w", err)
+		}
+		f.numbers = newNumbering(found)
+	}
+	during, after := f.numbers.update(nodes)
+	if err := f.setNodes(during); err != nil {
+		return err
+	}
+	rows := f.deriveAddresses(subjects, nodes)
+	f.addresses.Replace(rows, func(a, b Address) bool { return a == b })
+	out := f.engine.Update(f.input(subjects, rows))
+	if err := f.dp.ApplyPolicy(out.Ops); err != nil {
+		f.engine = nil // what the kernel has now is not what the engine thinks
+		return fmt.Errorf("carry out policy: %w", err)
+	}
+	if err := f.setNodes(after); err != nil {
+		return err
+	}
+	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
+	f.endpoints.forgotten(gone)
+	f.report(out)
+	commits, err := f.endpoints.realize(subjects, out)
+	f.written = before.Revision() + commits
+	return err
+}
+
+func (f *enforcer) setNodes(rows []NodeRow) error {
+	if slices.EqualFunc(rows, f.lastRows, sameNodeRow) {
+		return nil
+	}
+	if err := f.dp.SetNodes(rows); err != nil {
+		f.lastRows = nil
+		return fmt.Errorf("set nodes: %w", err)
+	}
+	f.lastRows = rows
+	return nil
+}
+
+func sameNodeRow(a, b NodeRow) bool {
+	return a.Index == b.Index && a.Underlay == b.Underlay && a.Local == b.Local &&
+		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+}
+
+// subjectsOf are the endpoints that policy judges for: all but those on their way out.
+func subjectsOf(s table.Snapshot[endpoint.Endpoint]) []endpoint.Endpoint {
+	var out []endpoint.Endpoint
+	for _, e := range s.All() {
+		if e.State != endpoint.StateDisconnecting && e.State != endpoint.StateNotReady {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func (f *enforcer) deriveAddresses(subjects []endpoint.Endpoint, nodes []node.Node) []Address {
+	var native []netip.Prefix
+	for _, p := range []netip.Prefix{f.opts.NativeCIDR4, f.opts.NativeCIDR6} {
+		if p.IsValid() {
+			native = append(native, p)
+		}
+	}
+	return deriveAddresses(addressInput{
+		Endpoints: subjects, Remotes: rowsOf(f.tables.remotes), Nodes: nodes, Index: f.numbers.byName,
+		HostIPs: rowsOf(f.tables.hostAddresses), APIServers: service.APIServers(f.tables.slices.Snapshot()),
+		IPv4: f.opts.IPv4, IPv6: f.opts.IPv6, Tunnel: f.opts.Routing == RoutingTunnel, Native: native,
+	})
+}
+
+func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.Input {
+	in := policy.Input{
+		Identities: f.ids.known(),
+		Namespaces: map[string]map[string]string{},
+		Objects:    rowsOf(f.tables.policies),
+		Addresses:  make([]policy.Address, 0, len(rows)),
+	}
+	for id, labels := range reservedLabels(rows) {
+		in.Identities[id] = labels
+	}
+	for _, n := range f.tables.namespaces.Snapshot().All() {
+		in.Namespaces[n.Name] = n.Labels
+	}
+	for _, a := range rows {
+		in.Addresses = append(in.Addresses, a.Address)
+	}
+	for _, e := range subjects {
+		s := policy.Subject{Endpoint: e.ID, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports}
+		own := func(a netip.Addr) policy.Address {
+			if !a.IsValid() {
+				return policy.Address{}
+			}
+			return policy.Address{Prefix: host(a), Identity: e.Identity, Node: localNode, Flags: policy.AddressPod}
+		}
+		s.IPv4, s.IPv6 = own(e.IPv4), own(e.IPv6)
+		in.Subjects = append(in.Subjects, s)
+		in.Identities[e.Identity] = e.Labels // also if its object was deleted by mistake
+	}
+	return in
+}
+
+func (f *enforcer) report(out policy.Outcome) {
+	bad := 0
+	for _, o := range out.Objects {
+		if !o.Valid {
+			bad++
+		}
+	}
+	switch {
+	case out.Err != nil:
+		f.checks.warn("policy", out.Err.Error(), "a part of policy", "")
+	case bad > 0:
+		f.checks.warn("policy", strconv.Itoa(bad)+" policies are not valid", "what they allow or deny", "see the status of the objects")
+	default:
+		f.checks.ok("policy", "revision "+strconv.FormatUint(out.Revision, 10))
+	}
+}
+
+func rowsOf[R any](t *table.Table[R]) []R {
+	s := t.Snapshot()
+	out := make([]R, 0, s.Len())
+	for _, r := range s.All() {
+		out = append(out, r)
+	}
+	return out
+}

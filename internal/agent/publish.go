@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"reflect"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/node"
+)
+
+// publisher keeps a CiliumEndpoint for each pod of this node, by which other
+// nodes learn its identity. A pod that has two endpoints for a moment, because
+// its sandbox was made again, is published with the newer one.
+type publisher struct {
+	log     *slog.Logger
+	tables  *tables
+	cluster Cluster
+	checks  *checks
+
+	stored map[string]*ciliumv2.CiliumEndpoint // by namespace/name: what this agent wrote last
+}
+
+const publishRetry = time.Second
+
+func (p *publisher) Run(ctx context.Context) error {
+	p.stored = map[string]*ciliumv2.CiliumEndpoint{}
+	if err := waitSynced(ctx, p.tables.nodes, p.tables.pods); err != nil {
+		return err
+	}
+	for {
+		seen := watch(p.tables.endpoints, p.tables.nodes)
+		if err := p.step(ctx); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			p.checks.warn("ciliumendpoints", err.Error(), "news of this node's pods on other nodes", "they are published again every second")
+			if err := pause(ctx, publishRetry); err != nil {
+				return err
+			}
+			continue
+		}
+		p.checks.ok("ciliumendpoints", "")
+		if err := waitAny(ctx, seen...); err != nil {
+			return err
+		}
+	}
+}
+
+// step publishes what differs. It returns the first error, after having tried all.
+func (p *publisher) step(ctx context.Context) error {
+	var first error
+	keep := func(err error) {
+		if first == nil && err != nil {
+			first = err
+		}
+	}
+	wanted := map[string]endpoint.Endpoint{}
+	for _, e := range p.tables.endpoints.Snapshot().All() {
+		if !published(e.State) {
+			continue
+		}
+		if old, ok := wanted[e.PodKey()]; !ok || e.Created.After(old.Created) {
+			wanted[e.PodKey()] = e
+		}
+	}
+	self := localRow(p.tables)
+	for key, e := range wanted {
+		want := ciliumEndpoint(e, self)
+		if pod, ok := p.tables.pods.Get(key); ok && pod.UID == e.PodUID {
+			want.Status.ServiceAccount = pod.ServiceAccount
+		}
+		if reflect.DeepEqual(p.stored[key], want) {
+			continue
+		}
+		if err := p.cluster.PublishEndpoint(ctx, want.DeepCopy()); err != nil {
+			keep(err)
+			continue
+		}
+		p.stored[key] = want
+	}
+	for key, old := range p.stored {
+		if _, ok := wanted[key]; ok {
+			continue
+		}
+		if err := p.cluster.DeleteEndpoint(ctx, old.Namespace, old.Name, string(old.OwnerReferences[0].UID)); err != nil {
+			keep(err)
+			continue
+		}
+		delete(p.stored, key)
+	}
+	return first
+}
+
+// published tells whether endpoints of this state are shown to other nodes. A
+// pod is shown before its policy is in force, so that its first packets are known.
+func published(s endpoint.State) bool {
+	return s != endpoint.StateDisconnecting && s != endpoint.StateDisconnected && s != endpoint.StateNotReady
+}
+
+func localRow(t *tables) node.Node {
+	for _, n := range t.nodes.Snapshot().All() {
+		if n.Local {
+			return n
+		}
+	}
+	return node.Node{}
+}
+
+// ciliumEndpoint is the object as other nodes and users of kubectl read it.
+func ciliumEndpoint(e endpoint.Endpoint, self node.Node) *ciliumv2.CiliumEndpoint {
+	visibility := ciliumv2.PolicyStateDisabled
+	pair := ciliumv2.AddressPair{}
+	if e.IPv4.IsValid() {
+		pair.IPV4 = e.IPv4.String()
+	}
+	if e.IPv6.IsValid() {
+		pair.IPV6 = e.IPv6.String()
+	}
+	o := &ciliumv2.CiliumEndpoint{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: e.Namespace, Name: e.Pod,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: e.Pod, UID: types.UID(e.PodUID)}},
+		},
+		Status: ciliumv2.EndpointStatus{
+			ID: int64(e.ID),
+			ExternalIdentifiers: &ciliumv2.EndpointIdentifiers{
+				CNIAttachmentID: e.ContainerID + ":" + e.ContainerIfName, ContainerID: e.ContainerID,
+				K8sNamespace: e.Namespace, K8sPodName: e.Pod, PodName: e.PodKey(),
+			},
+			Identity:   &ciliumv2.EndpointIdentity{ID: int64(e.Identity), Labels: e.Labels.Strings()},
+			Networking: &ciliumv2.EndpointNetworking{Addressing: []ciliumv2.AddressPair{pair}},
+			Policy: &ciliumv2.EndpointPolicy{
+				Ingress: direction(e.Ingress), Egress: direction(e.Egress),
+			},
+			State:                  string(e.State),
+			VisibilityPolicyStatus: &visibility,
+		},
+	}
+	if u := self.Underlay(); u.IsValid() {
+		o.Status.Networking.NodeIP = u.String()
+	}
+	for _, p := range e.Ports {
+		o.Status.NamedPorts = append(o.Status.NamedPorts, ciliumv2.NamedPort{Name: p.Name, Port: p.Number, Protocol: protocolName(p.Protocol)})
+	}
+	return o
+}
+
+func direction(e endpoint.Enforcement) *ciliumv2.EndpointPolicyDirection {
+	d := &ciliumv2.EndpointPolicyDirection{Enforcing: e.Enforcing, State: ciliumv2.PolicyStateDisabled}
+	if e.Enforcing {
+		d.State = ciliumv2.PolicyStateEnforcing
+	}
+	return d
+}
+
+func protocolName(p uint8) string {
+	switch p {
+	case 1:
+		return "ICMPv4"
+	case 6:
+		return "TCP"
+	case 17:
+		return "UDP"
+	case 58:
+		return "ICMPv6"
+	case 132:
+		return "SCTP"
+	}
+	return "ANY"
+}

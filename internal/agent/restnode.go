@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/node"
+)
+
+func (a *Agent) nodeElements() []rest.NodeElement {
+	out := []rest.NodeElement{}
+	for _, n := range a.tables.nodes.Snapshot().All() {
+		out = append(out, nodeElement(n))
+	}
+	return out
+}
+
+func (a *Agent) nodeList() rest.ClusterNodeStatus {
+	return rest.ClusterNodeStatus{Self: a.opts.NodeName, NodesAdded: a.nodeElements(), NodesRemoved: []rest.NodeElement{}}
+}
+
+func nodeElement(n node.Node) rest.NodeElement {
+	e := rest.NodeElement{Name: n.Name, Source: "custom-resource", PrimaryAddress: addressing(n)}
+	if n.Local {
+		e.Source = "local"
+	}
+	for _, ip := range n.Router {
+		e.SecondaryAddresses = append(e.SecondaryAddresses, rest.NodeAddressingElement{IP: ip.String(), AddressType: "CiliumInternalIP"})
+	}
+	if len(n.Health) > 0 {
+		e.HealthEndpointAddress = &rest.NodeAddressing{}
+		for _, ip := range n.Health {
+			one := &rest.NodeAddressingElement{Enabled: true, IP: ip.String()}
+			if ip.Is4() {
+				e.HealthEndpointAddress.IPv4 = one
+			} else {
+				e.HealthEndpointAddress.IPv6 = one
+			}
+		}
+	}
+	return e
+}
+
+// addressing is a node's first address and pod range of each family.
+func addressing(n node.Node) *rest.NodeAddressing {
+	out := &rest.NodeAddressing{IPv4: &rest.NodeAddressingElement{}, IPv6: &rest.NodeAddressingElement{}}
+	of := func(ip netip.Addr) *rest.NodeAddressingElement {
+		if ip.Is4() {
+			return out.IPv4
+		}
+		return out.IPv6
+	}
+	for _, ip := range n.InternalIP {
+		if e := of(ip); e.IP == "" {
+			e.Enabled, e.IP, e.AddressType = true, ip.String(), "InternalIP"
+		}
+	}
+	for _, r := range n.PodCIDRs {
+		if e := of(r.Addr()); e.AllocRange == "" {
+			e.AllocRange = r.String()
+		}
+	}
+	return out
+}
+
+func (a *Agent) nodeIDs() (any, error) {
+	dp, err := a.datapath()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := dp.NodeRows()
+	if err != nil {
+		return nil, err
+	}
+	out := []rest.NodeID{}
+	for _, r := range rows {
+		id := rest.NodeID{ID: int64(r.Index), IPs: []string{}}
+		for _, ip := range r.Addresses {
+			id.IPs = append(id.IPs, ip.String())
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// policy returns the objects with what became of them.
+func (a *Agent) policy() (any, error) {
+	selects := map[string][]uint16{}
+	revision := uint64(0)
+	for _, e := range a.tables.endpoints.Snapshot().All() {
+		revision = max(revision, e.PolicyRevision)
+		for _, key := range a.endpoints.policiesOf(e.ID) {
+			selects[key] = append(selects[key], e.ID)
+		}
+	}
+	list := []rest.PolicyObject{}
+	for key, o := range a.tables.policies.Snapshot().All() {
+		p := rest.PolicyObject{
+			Kind: string(o.Kind), Namespace: o.Namespace, Name: o.Name, Generation: o.Generation,
+			Reason: o.Err, Endpoints: selects[key], Object: o.Spec,
+		}
+		if v, ok := a.tables.verdicts.Get(key); ok {
+			p.Valid, p.Reason = v.Valid, v.Reason
+		}
+		slices.Sort(p.Endpoints)
+		list = append(list, p)
+	}
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return rest.Policy{Revision: int64(revision), Policy: string(text)}, nil
+}
+
+func (a *Agent) serviceList() []rest.Service {
+	out := []rest.Service{}
+	for _, f := range a.tables.frontends.Snapshot().All() {
+		namespace, name, _ := strings.Cut(f.Service, "/")
+		spec := &rest.ServiceSpec{
+			ID:              int64(len(out) + 1),
+			FrontendAddress: &rest.FrontendAddress{IP: f.Addr.String(), Port: f.Port, Protocol: strings.ToLower(protocolName(f.Protocol))},
+			Flags:           &rest.ServiceFlags{Type: f.Type, Name: name, Namespace: namespace},
+		}
+		for _, b := range f.Backends {
+			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: "active"})
+		}
+		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec}})
+	}
+	return out
+}
+
+func (a *Agent) config() rest.DaemonConfiguration {
+	o := a.opts
+	spec := &rest.DaemonConfigurationSpec{PolicyEnforcement: o.Enforcement, Options: rest.ConfigurationMap{}}
+	all := map[string]any{}
+	for k, v := range o.byKey {
+		all[k] = v
+	}
+	status := &rest.DaemonConfigurationStatus{
+		Realized: spec, Immutable: rest.ConfigurationMap(o.byKey), K8sEndpoint: a.world.cluster.Host(), K8sConfiguration: o.Kubeconfig,
+		DatapathMode: "veth", IPAMMode: o.IPAM, Masquerade: o.Masquerade4 || o.Masquerade6,
+		MasqueradeProtocols: &rest.Families{IPv4: o.Masquerade4, IPv6: o.Masquerade6}, DaemonConfigurationMap: all,
+	}
+	if self := localRow(a.tables); self.Local {
+		status.Addressing = addressing(self)
+	}
+	if dp, err := a.datapath(); err == nil {
+		status.DeviceMTU, status.RouteMTU = int64(dp.MTU()), int64(dp.MTU())
+	}
+	return rest.DaemonConfiguration{Spec: spec, Status: status}
+}
+
+// patchConfig answers changes of options at run time: none can be made yet.
+func (a *Agent) patchConfig(r *http.Request) (any, error) {
+	var want rest.DaemonConfigurationSpec
+	if err := json.NewDecoder(r.Body).Decode(&want); err != nil {
+		return nil, httpError{http.StatusBadRequest, "read the request: " + err.Error()}
+	}
+	for k, v := range want.Options {
+		if have, ok := a.opts.byKey[k]; !ok {
+			return nil, httpError{http.StatusBadRequest, "there is no option " + k}
+		} else if have != v {
+			return nil, httpError{http.StatusForbidden, k + " cannot be changed while the agent runs: change the ConfigMap and restart the agent"}
+		}
+	}
+	if e := want.PolicyEnforcement; e != "" && e != a.opts.Enforcement {
+		return nil, httpError{http.StatusForbidden, "enable-policy cannot be changed while the agent runs: change the ConfigMap and restart the agent"}
+	}
+	return nil, nil
+}
+
+func (a *Agent) bpfMaps() ([]rest.BPFMap, error) {
+	dp, err := a.datapath()
+	if err != nil {
+		return nil, err
+	}
+	list, err := dp.Maps()
+	if err != nil {
+		return nil, err
+	}
+	out := []rest.BPFMap{}
+	for _, m := range list {
+		out = append(out, restMap(m))
+	}
+	return out, nil
+}
+
+func (a *Agent) mapList() (any, error) {
+	list, err := a.bpfMaps()
+	return rest.BPFMapList{Maps: list}, err
+}
+
+func (a *Agent) mapNamed(name string) (any, error) {
+	list, err := a.bpfMaps()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range list {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	return nil, notFound("there is no map %s", name)
+}
+
+func (a *Agent) metrics() (any, error) {
+	dp, err := a.datapath()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := dp.Metrics()
+	if err != nil {
+		return nil, err
+	}
+	out := []rest.Metric{}
+	for _, r := range rows {
+		direction := "EGRESS"
+		if r.Ingress {
+			direction = "INGRESS"
+		}
+		labels := map[string]string{"direction": direction}
+		packets, bytes := "cilium_forward_count_total", "cilium_forward_bytes_total"
+		if r.Reason != 0 {
+			packets, bytes = "cilium_drop_count_total", "cilium_drop_bytes_total"
+			labels["reason"] = r.ReasonText
+		}
+		out = append(out, rest.Metric{Name: packets, Value: float64(r.Packets), Labels: labels},
+			rest.Metric{Name: bytes, Value: float64(r.Bytes), Labels: labels})
+	}
+	return append(out, a.ownMetrics()...), nil
+}
+
+// ownMetrics count what the tables hold.
+func (a *Agent) ownMetrics() []rest.Metric {
+	states := map[string]int{}
+	for _, e := range a.tables.endpoints.Snapshot().All() {
+		states[string(e.State)]++
+	}
+	out := []rest.Metric{
+		{Name: "cilium_endpoint", Value: float64(a.tables.endpoints.Snapshot().Len())},
+		{Name: "cilium_identity", Value: float64(a.tables.identities.Snapshot().Len()), Labels: map[string]string{"type": "cluster_local"}},
+		{Name: "cilium_policy", Value: float64(a.tables.policies.Snapshot().Len())},
+	}
+	for _, s := range slices.Sorted(maps.Keys(states)) {
+		out = append(out, rest.Metric{Name: "cilium_endpoint_state", Value: float64(states[s]), Labels: map[string]string{"endpoint_state": s}})
+	}
+	return out
+}
+
+func (a *Agent) tableList() []rest.TableInfo {
+	out := []rest.TableInfo{}
+	for _, t := range a.tables.all() {
+		_, rows := t.Describe()
+		info := rest.TableInfo{Name: t.Name(), Rows: len(rows)}
+		select {
+		case <-t.Synced():
+			info.Synced = true
+		default:
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+func (a *Agent) tableNamed(name string) (any, error) {
+	var names []string
+	for _, t := range a.tables.all() {
+		if t.Name() == name {
+			headings, rows := t.Describe()
+			return rest.Table{Name: name, Headings: headings, Rows: rows}, nil
+		}
+		names = append(names, t.Name())
+	}
+	return nil, notFound("there is no table %s; there are %s", name, strings.Join(names, ", "))
+}
+
+func (a *Agent) bpfDump(name string) (any, error) {
+	dp, err := a.datapath()
+	if err != nil {
+		return nil, err
+	}
+	headings, rows, err := dp.Dump(name)
+	if err != nil {
+		return nil, httpError{http.StatusNotFound, err.Error()}
+	}
+	return rest.Table{Name: name, Headings: headings, Rows: rows}, nil
+}

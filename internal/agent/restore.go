@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/stentor-net/stentor/internal/endpoint"
+)
+
+// restore adopts the endpoints of the agent before this one: those whose link
+// and row in the kernel still stand. It takes down what does not fit. Policy in
+// the kernel goes on as it is until the first update.
+func (m *endpoints) restore(ctx context.Context) error {
+	saved, err := m.state.load()
+	if err != nil {
+		m.log.Warn("some endpoint state is lost", "error", err)
+	}
+	bases, err := m.dp.Endpoints()
+	if err != nil {
+		return fmt.Errorf("read endpoints of the datapath: %w", err)
+	}
+	kernel := make(map[uint16]EndpointBase, len(bases))
+	for _, b := range bases {
+		kernel[b.ID] = b
+	}
+	adopted := 0
+	for _, s := range saved {
+		e := s.Endpoint
+		if why := m.adopt(ctx, s, kernel[e.ID]); why != "" {
+			m.log.Info("endpoint is gone", "endpoint", e.ID, "pod", e.PodKey(), "reason", why)
+			if err := m.remove(ctx, e); err != nil {
+				m.log.Warn("endpoint is not removed", "endpoint", e.ID, "error", err)
+			}
+		} else {
+			adopted++
+		}
+		delete(kernel, e.ID)
+	}
+	for id := range kernel {
+		m.log.Info("endpoint without state is removed", "endpoint", id)
+		if err := m.dp.RemoveEndpoint(id); err != nil {
+			return fmt.Errorf("remove endpoint %d: %w", id, err)
+		}
+	}
+	m.log.Info("endpoints adopted", "count", adopted)
+	return nil
+}
+
+// adopt takes one endpoint over, or says why it cannot.
+func (m *endpoints) adopt(ctx context.Context, s savedEndpoint, found EndpointBase) (why string) {
+	e := s.Endpoint
+	if !s.Attached {
+		return "its ADD was not finished"
+	}
+	if err := m.dp.CheckPodLink(ctx, podLink(e)); err != nil {
+		return err.Error()
+	}
+	if err := m.reclaim(e); err != nil {
+		return err.Error()
+	}
+	if found.ID == 0 || found.Incarnation != e.Incarnation || found.IfIndex != e.IfIndex {
+		if err := m.dp.PutEndpoint(base(e)); err != nil {
+			return err.Error()
+		}
+	}
+	e.State, e.Error = endpoint.StateRestoring, ""
+	m.writer.Upsert(e)
+	return ""
+}
+
+// reclaim takes the endpoint's addresses out of the pools.
+func (m *endpoints) reclaim(e endpoint.Endpoint) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, a := range []netip.Addr{e.IPv4, e.IPv6} {
+		if !a.IsValid() || m.pools[familyOf(a)] == nil {
+			continue
+		}
+		if err := m.pools[familyOf(a)].Reserve(a, owner(e)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect removes every endpoint whose attachment is not in use any more.
+func (m *endpoints) collect(ctx context.Context, inUse map[string]bool) error {
+	for _, e := range m.table.Snapshot().All() {
+		if inUse[e.ContainerID+"/"+e.ContainerIfName] {
+			continue
+		}
+		unlock, err := m.busy.lock(ctx, e.ContainerID)
+		if err != nil {
+			return err
+		}
+		err = m.remove(ctx, e)
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
