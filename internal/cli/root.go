@@ -23,6 +23,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/api"
 	"github.com/stentor-net/stentor/internal/cli/bpf"
 	"github.com/stentor-net/stentor/internal/cli/bpfmap"
+	"github.com/stentor-net/stentor/internal/cli/cleanup"
 	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 	"github.com/stentor-net/stentor/internal/cli/config"
@@ -36,6 +37,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/monitor"
 	"github.com/stentor-net/stentor/internal/cli/node"
 	"github.com/stentor-net/stentor/internal/cli/policy"
+	"github.com/stentor-net/stentor/internal/cli/role"
 	"github.com/stentor-net/stentor/internal/cli/service"
 	"github.com/stentor-net/stentor/internal/cli/status"
 )
@@ -142,8 +144,8 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 	add("look", status.NewCmd(f, nil), endpoint.NewCmd(f), identity.NewCmd(f), ip.NewCmd(f), node.NewCmd(f),
 		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), metric.NewCmd(f))
 	add("datapath", bpf.NewCmd(f), bpfmap.NewCmd(f), db.NewCmd(f), api.NewCmd(f, nil))
-	add("change", config.NewCmd(f), install.NewCmd(f, nil))
-	add("run", lab.NewCmd(), newCmdVersion(f))
+	add("change", config.NewCmd(f), install.NewCmd(f, nil), cleanup.NewCmd(f, nil))
+	add("run", role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))
 	root.AddCommand(api.NewCmdDial(f), newCmdReference(root))
 	root.SetHelpCommandGroupID("run")
 	root.SetCompletionCommandGroupID("run")
