@@ -9,7 +9,4 @@ import (
 	"github.com/stentor-net/stentor/internal/cni"
 )
 
-// version is set by the build.
-var version = "dev"
-
-func main() { os.Exit(cni.Main("CNI plugin stentor-cni " + version)) }
+func main() { os.Exit(cni.Main("stentor-cni connects pods to the Stentor agent of the node")) }

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpfmap holds the commands about the kernel's maps.
+package bpfmap
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/cli/client"
+	"github.com/stentor-net/stentor/internal/cli/command"
+)
+
+// NewCmd makes `map`.
+func NewCmd(f *command.Factory) *cobra.Command {
+	return command.Group(&cobra.Command{
+		Use: "map", Aliases: []string{"maps"},
+		Short: "Show the maps of the datapath",
+	}, NewCmdList(f, nil), NewCmdGet(f, nil))
+}
+
+// ListOptions of `map list`.
+type ListOptions struct {
+	command.Streams
+	Agent func(context.Context) (*client.Client, error)
+
+	Output command.Output
+}
+
+// NewCmdList makes `map list`.
+func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
+	o := &ListOptions{Streams: f.Streams, Agent: f.Agent}
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+		Short:   "List maps with their fill and memory",
+		Example: "  stentor map list --node worker-1",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runF != nil {
+				return runF(cmd.Context(), o)
+			}
+			return list(cmd.Context(), o)
+		},
+	}
+	o.Output.AddTo(cmd, command.Table, command.Wide, command.JSON, command.YAML)
+	return cmd
+}
+
+func list(ctx context.Context, o *ListOptions) error {
+	agent, err := o.Agent(ctx)
+	if err != nil {
+		return err
+	}
+	var got rest.BPFMapList
+	if err := agent.Get(ctx, rest.PathMap, nil, &got); err != nil {
+		return err
+	}
+	slices.SortFunc(got.Maps, func(a, b rest.BPFMap) int { return strings.Compare(name(a), name(b)) })
+	return command.Print(o.Streams, o.Output, []command.Column[rest.BPFMap]{
+		{Name: "NAME", Value: name},
+		{Name: "TYPE", Value: func(m rest.BPFMap) string { return m.Type }},
+		{Name: "ENTRIES", Value: func(m rest.BPFMap) string { return strconv.FormatInt(m.Entries, 10) }},
+		{Name: "MAX", Value: func(m rest.BPFMap) string { return strconv.FormatInt(m.MaxEntries, 10) }},
+		{Name: "MEMORY", Value: func(m rest.BPFMap) string { return Bytes(m.Memory) }},
+		{Name: "PATH", Value: func(m rest.BPFMap) string { return m.Path }, Wide: true},
+	}, got.Maps, nil)
+}
+
+func name(m rest.BPFMap) string {
+	if m.Name == "" {
+		return path.Base(m.Path)
+	}
+	return m.Name
+}
+
+// Bytes in units that a person reads.
+func Bytes(n int64) string {
+	switch {
+	case n <= 0:
+		return ""
+	case n < 10<<10:
+		return strconv.FormatInt(n, 10) + " B"
+	case n < 10<<20:
+		return strconv.FormatInt(n>>10, 10) + " KiB"
+	}
+	return strconv.FormatInt(n>>20, 10) + " MiB"
+}
+
+// GetOptions of `map get`.
+type GetOptions struct {
+	command.Streams
+	Agent func(context.Context) (*client.Client, error)
+
+	Map    string
+	Output command.Output
+}
+
+// NewCmdGet makes `map get`.
+func NewCmdGet(f *command.Factory, runF func(context.Context, *GetOptions) error) *cobra.Command {
+	o := &GetOptions{Streams: f.Streams, Agent: f.Agent}
+	cmd := &cobra.Command{
+		Use: "get NAME", Args: command.OneArg("the name of a map"),
+		Short:   "Show the entries of one map",
+		Example: "  stentor map get ipcache",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Map = args[0]
+			if runF != nil {
+				return runF(cmd.Context(), o)
+			}
+			return get(cmd.Context(), o)
+		},
+	}
+	o.Output.AddTo(cmd, command.Table, command.Wide, command.JSON, command.YAML)
+	return cmd
+}
+
+func get(ctx context.Context, o *GetOptions) error {
+	agent, err := o.Agent(ctx)
+	if err != nil {
+		return err
+	}
+	var got rest.BPFMap
+	if err := agent.Get(ctx, rest.PathMapName+url.PathEscape(o.Map), nil, &got); err != nil {
+		if client.NotFound(err) {
+			return fmt.Errorf("no map %s: see `map list`", o.Map)
+		}
+		return err
+	}
+	return command.Print(o.Streams, o.Output, []command.Column[rest.BPFMapEntry]{
+		{Name: "KEY", Value: func(e rest.BPFMapEntry) string { return e.Key }},
+		{Name: "VALUE", Value: func(e rest.BPFMapEntry) string { return e.Value }},
+		{Name: "STATE", Value: func(e rest.BPFMapEntry) string { return e.DesiredAction }, Wide: true},
+		{Name: "ERROR", Value: func(e rest.BPFMapEntry) string { return e.LastError }, Wide: true},
+	}, got.Cache, got)
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+// Metadata of an object, as far as it is read here.
+type Metadata struct {
+	Name      string            `json:"name"`
+	Namespace string            `json:"namespace"`
+	Labels    map[string]string `json:"labels"`
+}
+
+// Pod as far as it is read here.
+type Pod struct {
+	Metadata Metadata `json:"metadata"`
+	Spec     struct {
+		NodeName    string `json:"nodeName"`
+		HostNetwork bool   `json:"hostNetwork"`
+	} `json:"spec"`
+	Status struct {
+		Phase             string            `json:"phase"`
+		Reason            string            `json:"reason"`
+		Conditions        []Condition       `json:"conditions"`
+		ContainerStatuses []ContainerStatus `json:"containerStatuses"`
+		InitStatuses      []ContainerStatus `json:"initContainerStatuses"`
+	} `json:"status"`
+}
+
+// Condition of an object.
+type Condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// ContainerStatus of a pod's container.
+type ContainerStatus struct {
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	State struct {
+		Waiting    *StateText `json:"waiting"`
+		Terminated *StateText `json:"terminated"`
+	} `json:"state"`
+	LastState struct {
+		Terminated *StateText `json:"terminated"`
+	} `json:"lastState"`
+	RestartCount int `json:"restartCount"`
+}
+
+// StateText explains a container's state.
+type StateText struct {
+	Reason   string `json:"reason"`
+	Message  string `json:"message"`
+	ExitCode int    `json:"exitCode"`
+}
+
+// DaemonSet as far as it is read here.
+type DaemonSet struct {
+	Metadata Metadata `json:"metadata"`
+	Status   struct {
+		Desired   int `json:"desiredNumberScheduled"`
+		Ready     int `json:"numberReady"`
+		Available int `json:"numberAvailable"`
+		Updated   int `json:"updatedNumberScheduled"`
+	} `json:"status"`
+}
+
+// Deployment as far as it is read here.
+type Deployment struct {
+	Metadata Metadata `json:"metadata"`
+	Spec     struct {
+		Replicas int `json:"replicas"`
+	} `json:"spec"`
+	Status struct {
+		Ready     int `json:"readyReplicas"`
+		Available int `json:"availableReplicas"`
+	} `json:"status"`
+}
+
+// Endpoint is a CiliumEndpoint: the name of a pod that Stentor manages.
+type Endpoint struct {
+	Metadata Metadata `json:"metadata"`
+	Status   struct {
+		State string `json:"state"`
+	} `json:"status"`
+}
+
+func (p Pod) ready() bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == "Ready" {
+			return c.Status == "True"
+		}
+	}
+	return false
+}
+
+// why tells in a few words what keeps a pod from being ready.
+func (p Pod) why() string {
+	if p.ready() {
+		return ""
+	}
+	for _, list := range [][]ContainerStatus{p.Status.InitStatuses, p.Status.ContainerStatuses} {
+		for _, c := range list {
+			switch {
+			case c.State.Waiting != nil && c.State.Waiting.Reason != "PodInitializing":
+				return join(c.Name, c.State.Waiting, c.LastState.Terminated)
+			case c.State.Terminated != nil && c.State.Terminated.ExitCode != 0:
+				return join(c.Name, c.State.Terminated, nil)
+			}
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Status != "True" && c.Message != "" {
+			return c.Message
+		}
+	}
+	return p.Status.Phase + " " + p.Status.Reason
+}
+
+func join(container string, now, before *StateText) string {
+	text := container + ": " + now.Reason
+	if now.Message != "" {
+		text += ": " + now.Message
+	}
+	if before != nil && before.Message != "" {
+		text += ": " + before.Message
+	}
+	return text
+}

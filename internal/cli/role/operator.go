@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package role runs the programs of a cluster: the agent of a node, the operator.
+package role
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stentor-net/stentor/internal/cli/command"
+	"github.com/stentor-net/stentor/internal/k8s"
+	"github.com/stentor-net/stentor/internal/operator"
+)
+
+// operatorKeys that the operator reads, with their meaning.
+var operatorKeys = map[string]string{
+	"debug":                       "log at debug level",
+	"k8s-api-server":              "URL of the API server; empty: as the pod's environment says",
+	"k8s-kubeconfig-path":         "kubeconfig file; empty: the pod's service account",
+	"k8s-namespace":               "namespace of the Lease; empty: the variable K8S_NAMESPACE",
+	"enable-ipv4":                 "give nodes IPv4 ranges (default true)",
+	"enable-ipv6":                 "give nodes IPv6 ranges (default false)",
+	"ipam":                        "who gives pod ranges to nodes: cluster-pool (default) or kubernetes",
+	"cluster-pool-ipv4-cidr":      "ranges of the cluster (default 10.0.0.0/8)",
+	"cluster-pool-ipv4-mask-size": "length of a node's range (default 24)",
+	"cluster-pool-ipv6-cidr":      "ranges of the cluster (default fd00::/104)",
+	"cluster-pool-ipv6-mask-size": "length of a node's range (default 120)",
+	"skip-crd-creation":           "leave the CustomResourceDefinitions to somebody else",
+	"identity-gc-interval":        "time between looks for unused identities (default 15m, 0: never)",
+	"identity-heartbeat-timeout":  "how long an identity stays unused (default 30m)",
+	"cilium-endpoint-gc-interval": "time between looks for endpoints without pods (default 5m, 0: never)",
+	"remove-cilium-node-taints":   "remove the taint of nodes whose agent has come",
+	"operator-api-serve-addr":     "address of /healthz and /readyz (default 127.0.0.1:9234, -: none)",
+}
+
+// NewCmdOperator makes `operator`.
+func NewCmdOperator(f *command.Factory, runF func(context.Context, operator.Options) error) *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use: "operator", Args: command.NoArgs,
+		Short: "Run the operator: what is done once per cluster",
+		Long: `Run the operator: what is done once per cluster. One replica works, elected by a
+Lease; the cluster forwards and enforces without any.
+
+Options come from a directory with one file for each key, as a mounted ConfigMap
+has them, from variables such as STENTOR_IPAM, and from flags; the last wins.`,
+		Example: "  stentor operator --config-dir /etc/stentor/config",
+	}
+	cmd.Flags().StringVar(&dir, "config-dir", "", "directory with one file for each key")
+	given := keyFlags(cmd, operatorKeys)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o, err := operatorOptions(f, dir, given())
+		if err != nil {
+			return err
+		}
+		if runF != nil {
+			return runF(cmd.Context(), o)
+		}
+		return operator.Run(cmd.Context(), o)
+	}
+	return cmd
+}
+
+func operatorOptions(f *command.Factory, dir string, flags map[string]string) (operator.Options, error) {
+	s, err := read(slices.Collect(maps.Keys(operatorKeys)), dir, os.Getenv, flags)
+	if err != nil {
+		return operator.Options{}, err
+	}
+	o := operator.Options{
+		Kubernetes: k8s.Options{
+			APIServer: s.text("k8s-api-server"), Kubeconfig: s.text("k8s-kubeconfig-path"), UserAgent: "stentor-operator/" + f.Version,
+		},
+		Namespace:          s.text("k8s-namespace"),
+		Identity:           os.Getenv("K8S_POD_NAME"),
+		IPAM:               s.text("ipam"),
+		SkipDefinitions:    s.flag("skip-crd-creation", false),
+		IdentityGCInterval: s.duration("identity-gc-interval"),
+		IdentityTimeout:    s.duration("identity-heartbeat-timeout"),
+		EndpointGCInterval: s.duration("cilium-endpoint-gc-interval"),
+		RemoveTaint:        s.flag("remove-cilium-node-taints", false),
+		HealthAddress:      s.text("operator-api-serve-addr"),
+		Log:                logger(f.Streams, s.flag("debug", false)),
+	}
+	if s.flag("enable-ipv4", true) {
+		o.PodRanges.IPv4 = s.prefixes("cluster-pool-ipv4-cidr", "10.0.0.0/8")
+		o.PodRanges.IPv4Mask = s.number("cluster-pool-ipv4-mask-size")
+	}
+	if s.flag("enable-ipv6", false) {
+		o.PodRanges.IPv6 = s.prefixes("cluster-pool-ipv6-cidr", "fd00::/104")
+		o.PodRanges.IPv6Mask = s.number("cluster-pool-ipv6-mask-size")
+	}
+	if o.Namespace == "" {
+		o.Namespace = os.Getenv("K8S_NAMESPACE")
+	}
+	if o.Identity == "" {
+		if o.Identity, err = os.Hostname(); err != nil {
+			return o, err
+		}
+	}
+	return o, s.err
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package service holds the commands about load-balanced services.
+package service
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/cli/client"
+	"github.com/stentor-net/stentor/internal/cli/command"
+)
+
+// NewCmd makes `service`.
+func NewCmd(f *command.Factory) *cobra.Command {
+	return command.Group(&cobra.Command{
+		Use: "service", Aliases: []string{"services", "svc"},
+		Short: "Show the services that the datapath balances",
+	}, NewCmdList(f, nil))
+}
+
+// ListOptions of `service list`.
+type ListOptions struct {
+	command.Streams
+	Agent func(context.Context) (*client.Client, error)
+
+	Output command.Output
+}
+
+// NewCmdList makes `service list`.
+func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
+	o := &ListOptions{Streams: f.Streams, Agent: f.AnyAgent}
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+		Short:   "List frontends with their backends",
+		Example: "  stentor service list",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if runF != nil {
+				return runF(cmd.Context(), o)
+			}
+			return list(cmd.Context(), o)
+		},
+	}
+	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
+	return cmd
+}
+
+func list(ctx context.Context, o *ListOptions) error {
+	agent, err := o.Agent(ctx)
+	if err != nil {
+		return err
+	}
+	var got []rest.Service
+	if err := agent.Get(ctx, rest.PathService, nil, &got); err != nil {
+		return err
+	}
+	slices.SortFunc(got, func(a, b rest.Service) int {
+		if c := strings.Compare(name(a), name(b)); c != 0 {
+			return c
+		}
+		return strings.Compare(frontend(a), frontend(b))
+	})
+	return command.Print(o.Streams, o.Output, []command.Column[rest.Service]{
+		{Name: "ID", Value: func(s rest.Service) string { return strconv.FormatInt(spec(s).ID, 10) }},
+		{Name: "SERVICE", Value: name},
+		{Name: "TYPE", Value: func(s rest.Service) string { return flags(s).Type }},
+		{Name: "FRONTEND", Value: frontend},
+		{Name: "BACKENDS", Value: backends},
+	}, got, nil)
+}
+
+// spec is what is in force, or else what is wanted.
+func spec(s rest.Service) rest.ServiceSpec {
+	if s.Status != nil && s.Status.Realized != nil {
+		return *s.Status.Realized
+	}
+	if s.Spec != nil {
+		return *s.Spec
+	}
+	return rest.ServiceSpec{}
+}
+
+func flags(s rest.Service) rest.ServiceFlags {
+	if f := spec(s).Flags; f != nil {
+		return *f
+	}
+	return rest.ServiceFlags{}
+}
+
+func name(s rest.Service) string {
+	if f := flags(s); f.Name != "" {
+		return f.Namespace + "/" + f.Name
+	}
+	return ""
+}
+
+func frontend(s rest.Service) string {
+	a := spec(s).FrontendAddress
+	if a == nil {
+		return ""
+	}
+	return join(a.IP, a.Port) + "/" + strings.ToUpper(a.Protocol)
+}
+
+func backends(s rest.Service) string {
+	var out []string
+	for _, b := range spec(s).BackendAddresses {
+		text := join(b.IP, b.Port)
+		if b.State != "" && b.State != "active" {
+			text += " (" + b.State + ")"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
+}
+
+func join(ip string, port uint16) string { return net.JoinHostPort(ip, strconv.Itoa(int(port))) }

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/cli/command"
+)
+
+// print writes the report for people.
+func (r *Report) print(s command.Streams) error {
+	p := &page{s: s}
+	if len(r.Components) == 0 && len(r.Nodes) == 1 && r.Nodes[0].Pod == "" {
+		p.node(r.Nodes[0])
+	} else {
+		p.cluster(r)
+	}
+	p.list(command.Red, "Missing", r.Problems)
+	p.list(command.Yellow, "Warnings", r.Warnings)
+	_, err := fmt.Fprint(s.Out, p.b.String())
+	return err
+}
+
+type page struct {
+	s command.Streams
+	b strings.Builder
+}
+
+func (p *page) line(name, color, text string) {
+	fmt.Fprintf(&p.b, "%-12s %s\n", name+":", p.s.Paint(color, text))
+}
+
+// node is one agent, check by check.
+func (p *page) node(n Node) {
+	own := n.own()
+	color, state := command.Green, "Ok"
+	if !n.Ready {
+		color, state = command.Red, "not ready"
+	}
+	p.line("Stentor", color, state+"   "+join(own.Version, "on "+n.Name, "up "+short(own.Uptime)))
+	for _, c := range own.Checks {
+		text := c.State
+		if c.Msg != "" {
+			text += "   " + c.Msg
+		}
+		p.line(title(c.Name), colorOf(c.State), text)
+	}
+	p.pods(own.Pods)
+	p.line("Endpoints", "", states(own.Endpoints))
+	p.line("Policies", "", fmt.Sprintf("%d, revision %d", own.Policies, own.PolicyRevision))
+	p.reach(n)
+	if len(own.Nodes) == 0 {
+		return
+	}
+	p.b.WriteByte('\n')
+	var rows [][]string
+	for _, other := range own.Nodes {
+		name := other.Name
+		if other.Local {
+			name += "*"
+		}
+		rows = append(rows, []string{name, probe(other.Node), probe(other.Endpoint), strings.Join(other.PodCIDRs, ",")})
+	}
+	_ = command.PrintCells(&p.b, []string{"NODE", "BY-NODE", "BY-ENDPOINT", "PODS"}, rows) // a builder takes all
+}
+
+// cluster is all agents, one line each.
+func (p *page) cluster(r *Report) {
+	for _, c := range r.Components {
+		color := command.Green
+		if c.Ready < c.Desired {
+			color = command.Red
+		}
+		p.line(title(c.Name), color, fmt.Sprintf("%d/%d ready   %s %s", c.Ready, c.Desired, c.Kind, c.Object))
+	}
+	p.pods(r.Pods)
+	if len(r.Nodes) == 0 {
+		return
+	}
+	p.b.WriteByte('\n')
+	var rows [][]string
+	for _, n := range r.Nodes {
+		state := "ready"
+		if n.Error != "" {
+			state = "away"
+		} else if !n.Ready {
+			state = "not-ready"
+		}
+		own := n.own()
+		rows = append(rows, []string{n.Name, n.Pod, state, fraction(own.Pods.Managed, own.Pods.Total),
+			states(own.Endpoints), fraction(n.reach(nodeProbe)), fraction(n.reach(endpointProbe)), own.Version})
+	}
+	_ = command.PrintCells(&p.b, []string{"NODE", "AGENT", "STATE", "PODS", "ENDPOINTS", "NODES", "HEALTH", "VERSION"}, rows)
+}
+
+func (p *page) pods(pods rest.Pods) {
+	color := command.Green
+	if pods.Managed < pods.Total {
+		color = command.Red
+	}
+	text := fmt.Sprintf("%d/%d managed", pods.Managed, pods.Total)
+	if pods.HostNetwork > 0 {
+		text += fmt.Sprintf("   and %d in the network of their node", pods.HostNetwork)
+	}
+	p.line("Pods", color, text)
+}
+
+func (p *page) reach(n Node) {
+	a, b := n.reach(nodeProbe)
+	c, d := n.reach(endpointProbe)
+	if b+d == 0 {
+		p.line("Reach", "", "no other node")
+		return
+	}
+	color := command.Green
+	if a < b || c < d {
+		color = command.Red
+	}
+	p.line("Reach", color, fmt.Sprintf("%d/%d nodes   %d/%d endpoints", a, b, c, d))
+}
+
+func (p *page) list(color, name string, problems []Problem) {
+	if len(problems) == 0 {
+		return
+	}
+	fmt.Fprintf(&p.b, "\n%s\n", p.s.Paint(color, name+":"))
+	for _, x := range problems {
+		fmt.Fprintf(&p.b, "  %s: %s\n", x.Where, x.Missing)
+		if x.Why != "" {
+			fmt.Fprintf(&p.b, "    %s\n", x.Why)
+		}
+	}
+}
+
+func colorOf(state string) string {
+	switch state {
+	case rest.StateOk:
+		return command.Green
+	case rest.StateWarning:
+		return command.Yellow
+	case rest.StateFailure:
+		return command.Red
+	}
+	return command.Dim
+}
+
+func probe(p rest.Probe) string {
+	switch {
+	case p.IP == "":
+		return ""
+	case p.OK:
+		return p.IP + " " + time.Duration(p.Latency).Round(10*time.Microsecond).String()
+	case p.Error != "":
+		return p.IP + " " + p.Error
+	}
+	return p.IP + " not reached"
+}
+
+func states(endpoints map[string]int) string {
+	var parts []string
+	for _, state := range slices.Sorted(maps.Keys(endpoints)) {
+		if endpoints[state] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", endpoints[state], state))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func fraction(a, b int) string { return fmt.Sprintf("%d/%d", a, b) }
+
+func title(name string) string {
+	if len(name) == 0 {
+		return name
+	}
+	return strings.ToUpper(name[:1]) + name[1:]
+}
+
+func short(uptime string) string {
+	d, err := time.ParseDuration(uptime)
+	if err != nil {
+		return uptime
+	}
+	return d.Round(time.Second).String()
+}
+
+func join(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool {
+		return s == "" || strings.HasSuffix(s, " ")
+	}), ", ")
+}
