@@ -33,6 +33,7 @@ var commands = []command{
 	{"stream-send", "[flags] HOST:PORT", "sender of numbered packets; prints what was lost and the longest silence", runStreamSend},
 	{"dns", "[flags] NAME", "look a name up", runDNS},
 	{"ping", "[flags] HOST", "ICMP echo", runPing},
+	{"probe", "[flags] TARGET...", "try http://, tcp://, udp:// and ping:// targets all at once", runProbe},
 	{"rights", "[flags]", "try what a network agent's pod must be able to do with BPF", runRights},
 	{"sleep", "", "wait for a signal", runSleep},
 }

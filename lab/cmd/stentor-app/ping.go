@@ -7,8 +7,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -102,7 +102,7 @@ type pinger struct {
 }
 
 func newPinger(dst *net.IPAddr, size int) (*pinger, error) {
-	p := &pinger{dst: dst, id: os.Getpid() & 0xffff, data: make([]byte, size)}
+	p := &pinger{dst: dst, id: rand.IntN(1 << 16), data: make([]byte, size)}
 	network := "ip4:icmp"
 	p.proto, p.kind, p.reply = 1, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
 	if dst.IP.To4() == nil {
@@ -134,7 +134,7 @@ func (p *pinger) once(seq int, wait time.Duration) (time.Duration, error) {
 	for {
 		n, from, err := p.conn.ReadFrom(buf)
 		if err != nil {
-			return 0, errors.New("no answer")
+			return 0, fmt.Errorf("no answer: %w", err)
 		}
 		m, err := icmp.ParseMessage(p.proto, buf[:n])
 		if err != nil || m.Type != p.reply {

@@ -3,8 +3,9 @@
 // Package fabric builds the wires between the machines of a lab.
 //
 // The fabric namespace is switch and router: a bridge with one port per node
-// and a second segment with the outside host. It has routes to those two
-// segments alone: like a real network it knows nothing of pods.
+// and a second segment with the outside host. A third segment leads there too,
+// over a smaller MTU. The fabric has routes to those segments alone: like a
+// real network it knows nothing of pods.
 package fabric
 
 import (
@@ -29,6 +30,9 @@ func Up(p *plan.Plan) error {
 		return err
 	}
 	if err := upHost(p, p.OutsideNS, "outside", p.Outside, p.OutsideGW, ""); err != nil {
+		return err
+	}
+	if err := upNarrow(p); err != nil {
 		return err
 	}
 	for _, n := range p.Nodes {
@@ -75,7 +79,7 @@ func upHost(p *plan.Plan, ns, port string, addrs, gateways []netip.Prefix, maste
 	}
 	return withHandle(ns, func(host *netlink.Handle, hostNS netns.NsHandle) error {
 		return withHandle(p.FabricNS, func(fab *netlink.Handle, _ netns.NsHandle) error {
-			if err := wire(fab, port, hostNS); err != nil {
+			if err := wire(fab, port, "eth0", hostNS); err != nil {
 				return err
 			}
 			if err := plug(fab, port, gateways, master); err != nil {
@@ -89,10 +93,40 @@ func upHost(p *plan.Plan, ns, port string, addrs, gateways []netip.Prefix, maste
 	})
 }
 
-func wire(fab *netlink.Handle, port string, hostNS netns.NsHandle) error {
+// upNarrow wires the outside host to the fabric a second time. Its answers
+// leave by the default route, the wide way, so that it announces a segment size
+// that the narrow way does not carry: senders must listen to the fabric's ICMP.
+func upNarrow(p *plan.Plan) error {
+	return withHandle(p.OutsideNS, func(host *netlink.Handle, hostNS netns.NsHandle) error {
+		return withHandle(p.FabricNS, func(fab *netlink.Handle, _ netns.NsHandle) error {
+			if err := wire(fab, "narrow", "eth1", hostNS); err != nil {
+				return err
+			}
+			for _, end := range []struct {
+				h     *netlink.Handle
+				name  string
+				addrs []netip.Prefix
+			}{{fab, "narrow", p.NarrowGW}, {host, "eth1", p.Narrow}} {
+				l, err := end.h.LinkByName(end.name)
+				if err != nil {
+					return err
+				}
+				if err := end.h.LinkSetMTU(l, plan.NarrowMTU); err != nil {
+					return fmt.Errorf("set MTU of %s: %w", end.name, err)
+				}
+				if err := up(end.h, end.name, end.addrs); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func wire(fab *netlink.Handle, port, peer string, hostNS netns.NsHandle) error {
 	v := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: port},
-		PeerName:      "eth0",
+		PeerName:      peer,
 		PeerNamespace: netlink.NsFd(hostNS),
 	}
 	if err := fab.LinkAdd(v); err != nil {

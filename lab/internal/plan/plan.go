@@ -37,6 +37,9 @@ const APIPort = 6443
 // MaxNodes is how many nodes one lab can have.
 const MaxNodes = 5
 
+// NarrowMTU is smaller than that of any pod, and allows IPv6.
+const NarrowMTU = 1300
+
 // Options are the choices a person makes for a lab. The zero value of each
 // field stands for its default.
 type Options struct {
@@ -119,6 +122,8 @@ type Plan struct {
 	Fabric       []netip.Prefix // addresses of the nodes' gateway, which is also the API server's
 	OutsideGW    []netip.Prefix // the fabric's addresses on the outside segment
 	Outside      []netip.Prefix // addresses of the outside host
+	NarrowGW     []netip.Prefix // the fabric's addresses on a second segment, whose MTU is NarrowMTU
+	Narrow       []netip.Prefix // addresses of the outside host there
 	NodeCIDRs    []netip.Prefix
 	PodCIDRs     []netip.Prefix
 	ServiceCIDRs []netip.Prefix
@@ -142,6 +147,8 @@ func New(o Options) (*Plan, error) {
 	p.Fabric = p.family("172.30.0.1/24", "fd00:30::1/64")
 	p.OutsideGW = p.family("172.31.0.1/24", "fd00:31::1/64")
 	p.Outside = p.family("172.31.0.10/24", "fd00:31::10/64")
+	p.NarrowGW = p.family("172.31.1.1/24", "fd00:31:1::1/64")
+	p.Narrow = p.family("172.31.1.10/24", "fd00:31:1::10/64")
 	p.NodeCIDRs = p.family("172.30.0.0/24", "fd00:30::/64")
 	p.PodCIDRs = p.family("10.244.0.0/16", "fd00:10:244::/56")
 	p.ServiceCIDRs = p.family("10.96.0.0/16", "fd00:10:96::/112")
