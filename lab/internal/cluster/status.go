@@ -21,8 +21,8 @@ type Status struct {
 	APIReady     bool          `json:"apiReady"`
 	ControlPlane ProcessStatus `json:"controlPlane"`
 	Nodes        []NodeStatus  `json:"nodes"`
-	Outside      []string      `json:"outside"` // addresses of the outside host
-	Times        []phase       `json:"times"`   // steps of the last up
+	Outside      []string      `json:"outside"`           // addresses of the outside host
+	Times        []phase       `json:"times"`             // steps of the last up
 	Trouble      string        `json:"trouble,omitempty"` // what is not ready and why, for a person
 }
 
