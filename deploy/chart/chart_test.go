@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/stentor-net/stentor/internal/agent"
 )
 
 type object = map[string]any
@@ -125,6 +127,22 @@ func TestEveryValueIsUsed(t *testing.T) {
 	for name := range values(t) {
 		if !strings.Contains(all, "."+name) {
 			t.Errorf("no template uses %s", name)
+		}
+	}
+}
+
+func TestTheConfigMapHoldsOnlyKeysThatTheAgentKnows(t *testing.T) {
+	known := map[string]bool{}
+	for _, k := range agent.Schema() {
+		known[k.Name] = true
+	}
+	keys := regexp.MustCompile(`set \$config "([^"]+)"`).FindAllStringSubmatch(templates(t)["templates/config.yaml"], -1)
+	if len(keys) < 30 {
+		t.Errorf("only %d keys were found", len(keys))
+	}
+	for _, k := range keys {
+		if !known[k[1]] {
+			t.Errorf("the agent would refuse to start: there is no option %q", k[1])
 		}
 	}
 }

@@ -5,9 +5,7 @@ package k8s
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
-	"os"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -92,14 +90,4 @@ func (o Options) source() (*rest.Config, error) {
 		config.Host = o.APIServer
 	}
 	return config, nil
-}
-
-// Environment returns the address of the API server as the environment of a
-// pod gives it, "" if it does not.
-func Environment() string {
-	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
-	if host == "" || port == "" {
-		return ""
-	}
-	return "https://" + net.JoinHostPort(host, port)
 }

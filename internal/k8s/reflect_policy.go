@@ -3,8 +3,10 @@
 package k8s
 
 import (
+	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,43 +20,35 @@ import (
 // ReflectPolicies keeps the policies of all three kinds in the table. The table
 // is synced once all of them were listed.
 func ReflectPolicies(ctx context.Context, c *Client, w *table.Writer[policy.Object]) error {
-	var lists, runs sync.WaitGroup
-	reflections := []func() error{
-		func() error {
-			return policies(policy.KindNetworkPolicy, NetworkPolicies, networkPolicyRow, &lists).run(ctx, c, w)
-		},
-		func() error {
-			return policies(policy.KindCiliumNetworkPolicy, ciliumPolicies, ciliumPolicyRow, &lists).run(ctx, c, w)
-		},
-		func() error {
-			return policies(policy.KindCiliumClusterwideNetworkPolicy, ciliumClusterwidePolicies, ciliumClusterwidePolicyRow, &lists).run(ctx, c, w)
-		},
+	var unlisted atomic.Int32
+	unlisted.Store(3)
+	listed := func() {
+		if unlisted.Add(-1) == 0 {
+			w.MarkSynced()
+		}
 	}
-	lists.Add(len(reflections))
-	errs := make([]error, len(reflections))
-	for i, run := range reflections {
-		runs.Go(func() { errs[i] = run() })
-	}
-	listed := make(chan struct{})
-	go func() { lists.Wait(); close(listed) }() // ends with the process if a kind never lists
-	select {
-	case <-listed:
-		w.MarkSynced()
-	case <-ctx.Done():
-	}
+	plain := policies(policy.KindNetworkPolicy, NetworkPolicies, networkPolicyRow, listed)
+	cilium := policies(policy.KindCiliumNetworkPolicy, ciliumPolicies, ciliumPolicyRow, listed)
+	wide := policies(policy.KindCiliumClusterwideNetworkPolicy, ciliumClusterwidePolicies, ciliumClusterwidePolicyRow, listed)
+
+	var runs sync.WaitGroup
+	var errs [3]error
+	runs.Go(func() { errs[0] = plain.run(ctx, c, w) })
+	runs.Go(func() { errs[1] = cilium.run(ctx, c, w) })
+	runs.Go(func() { errs[2] = wide.run(ctx, c, w) })
 	runs.Wait()
-	return errs[0]
+	return cmp.Or(errs[0], errs[1], errs[2])
 }
 
-func policies[T Object](kind policy.Kind, k Kind[T], row func(T) policy.Object, lists *sync.WaitGroup) reflection[T, policy.Object] {
-	var once sync.Once
+// policies reflects one kind; listed is called once, after its first list.
+func policies[T Object](kind policy.Kind, k Kind[T], row func(T) policy.Object, listed func()) reflection[T, policy.Object] {
 	return reflection[T, policy.Object]{
 		kind:   k,
 		row:    func(o T) (policy.Object, bool) { return row(o), true },
 		key:    policy.Object.Key,
 		mine:   func(o policy.Object) bool { return o.Kind == kind },
 		same:   samePolicy,
-		synced: func() { once.Do(lists.Done) },
+		synced: sync.OnceFunc(listed),
 	}
 }
 
