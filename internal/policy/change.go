@@ -299,6 +299,7 @@ func (c *change) changes(number uint32) (bool, uint32) {
 // planAddresses finds the addresses that must leave their peer before its
 // verdicts change, and those whose own verdicts change.
 func (c *change) planAddresses() {
+	added := prefix.Table[bool]{} // rows that come before the verdicts change, and so do those inside
 	for _, w := range c.m.order {
 		old, exists := c.e.state.Addresses[w.Prefix]
 		source, known := old.Peer, exists
@@ -309,9 +310,15 @@ func (c *change) planAddresses() {
 		if !w.local && (!exists || old.Identity != w.Identity || old.Peer < PeerFirst && old.Peer != uint32(w.peer)) {
 			c.bumpAddress(w.Prefix, class, c.m.peers[w.peer].row)
 		}
-		if stays := exists && (c.keeper[source] == w.peer && source >= PeerFirst || source < PeerFirst && source == uint32(w.peer)); stays || !known || !changing {
+		if stays := exists && (c.keeper[source] == w.peer && source >= PeerFirst || source < PeerFirst && source == uint32(w.peer)); stays || !known {
 			continue
 		}
+		if !changing {
+			if _, _, inside := added.Enclosing(w.Prefix); exists || !inside {
+				continue
+			}
+		}
+		added.Put(w.Prefix, true)
 		n := c.numberOnTheWay(source, class, w.peer)
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
 	}

@@ -286,17 +286,7 @@ func (c *change) finishPeers() {
 			c.emit(SetIdentityPeer{id, n})
 		}
 	}
-	for _, w := range c.m.order {
-		entry := Entry{Identity: w.Identity, Peer: c.peerNum[w.peer], Node: w.Node, Flags: w.Flags}
-		if !has(c.e.state.Addresses, w.Prefix, entry) {
-			c.emit(PutAddress{w.Prefix, entry})
-		}
-	}
-	for _, p := range slices.SortedFunc(maps.Keys(c.e.state.Addresses), longestFirst) {
-		if _, ok := c.m.addresses.Get(p); !ok {
-			c.emit(DeleteAddress{p})
-		}
-	}
+	c.finishAddresses()
 	for _, id := range slices.Sorted(maps.Keys(c.m.endpoints)) {
 		w := c.m.endpoints[id]
 		row := EndpointRow{
@@ -311,6 +301,32 @@ func (c *change) finishPeers() {
 		if _, ok := c.m.identity[id]; !ok {
 			c.emit(DeleteIdentityPeer{id})
 		}
+	}
+}
+
+// finishAddresses puts the longest prefixes first and removes the shortest
+// first, so that an address never falls to a row that is not its own.
+func (c *change) finishAddresses() {
+	var put []PutAddress
+	for _, w := range c.m.order {
+		entry := Entry{Identity: w.Identity, Peer: c.peerNum[w.peer], Node: w.Node, Flags: w.Flags}
+		if !has(c.e.state.Addresses, w.Prefix, entry) {
+			put = append(put, PutAddress{w.Prefix, entry})
+		}
+	}
+	slices.SortFunc(put, func(a, b PutAddress) int { return longestFirst(a.Prefix, b.Prefix) })
+	for _, op := range put {
+		c.emit(op)
+	}
+	var gone []netip.Prefix
+	for p := range c.e.state.Addresses {
+		if _, ok := c.m.addresses.Get(p); !ok {
+			gone = append(gone, p)
+		}
+	}
+	slices.SortFunc(gone, func(a, b netip.Prefix) int { return longestFirst(b, a) })
+	for _, p := range gone {
+		c.emit(DeleteAddress{p})
 	}
 }
 

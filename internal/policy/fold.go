@@ -5,6 +5,7 @@ package policy
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"math/bits"
 	"slices"
 )
@@ -107,8 +108,12 @@ func deciding(items []*item, best *item, protocol uint8, port int) []*item {
 	return out
 }
 
-// l7Table numbers combinations of L7 rules.
-type l7Table struct{ numbers map[string]uint16 }
+// l7Table numbers combinations of L7 rules: by a hash of their content, so that
+// a restart finds the same numbers.
+type l7Table struct {
+	numbers map[string]uint16
+	taken   map[uint16]bool
+}
 
 // number gives the combination of the items; 0 is never given. Full: 65535, which no proxy knows.
 func (t *l7Table) number(items []*item) uint16 {
@@ -129,10 +134,18 @@ func (t *l7Table) number(items []*item) uint16 {
 		return n
 	}
 	if t.numbers == nil {
-		t.numbers = map[string]uint16{}
+		t.numbers, t.taken = map[string]uint16{}, map[uint16]bool{}
 	}
-	n := uint16(min(len(t.numbers)+1, 65535))
-	t.numbers[all] = n
+	if len(t.numbers) >= 65534 {
+		return 65535
+	}
+	h := fnv.New32a()
+	h.Write([]byte(all))
+	n := uint16(h.Sum32()%65534) + 1
+	for t.taken[n] {
+		n = n%65534 + 1
+	}
+	t.numbers[all], t.taken[n] = n, true
 	return n
 }
 

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/stentor-net/stentor/internal/identity"
+)
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// probe is a connection to judge.
+type probe struct {
+	endpoint uint16
+	d        Direction
+	addr     netip.Addr
+	protocol uint8
+	port     int
+}
+
+var probePorts = []struct {
+	protocol uint8
+	port     int
+}{{protoTCP, 80}, {protoTCP, 70}, {protoTCP, 8080}, {protoTCP, 63}, {protoTCP, 127}, {protoTCP, 128}, {protoUDP, 53}, {protoUDP, 80}, {protoICMP, 8}, {protoSCTP, 53}, {47, -1}, {protoTCP, -1}}
+
+var probeAddrs = []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.9", "10.1.0.1",
+	"172.16.0.1", "172.16.0.2", "172.16.0.3", "192.0.2.5", "192.0.2.6", "192.0.2.77", "198.51.100.1", "203.0.113.1"}
+
+func probes(endpoints []uint16) (out []probe) {
+	for _, ep := range endpoints {
+		for _, d := range []Direction{Egress, Ingress} {
+			for _, a := range probeAddrs {
+				for _, p := range probePorts {
+					out = append(out, probe{ep, d, netip.MustParseAddr(a), p.protocol, p.port})
+				}
+			}
+		}
+	}
+	return out
+}
+
+func (p probe) decide(s *State) Verdict {
+	return s.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port).Verdict
+}
+
+// change draws one event.
+func (d draw) change(c *drawn) string {
+	i := d.n("which", len(c.pods)-1)
+	switch d.n("event", 8) {
+	case 0, 1:
+		d.addPolicy(c)
+		return "policy written"
+	case 2, 3:
+		if keys := sortedKeys(c.policies); len(keys) > 0 {
+			delete(c.policies, keys[d.n("victim", len(keys)-1)])
+		}
+		return "policy deleted"
+	case 4:
+		c.pods[i].app = d.of("app", "web", "db")
+		c.pods[i].tier = d.of("tier", "front", "back", "")
+		return fmt.Sprint("labels changed: ", c.pods[i].addr)
+	case 5: // the address is given to another pod
+		p := d.pod(i)
+		p.incarnation = c.pods[i].incarnation + 1
+		c.pods[i] = p
+		return fmt.Sprint("address reused: ", p.addr)
+	case 6:
+		if len(c.pods) > 2 {
+			c.pods = c.pods[:len(c.pods)-1]
+		}
+		return "pod gone"
+	case 7:
+		if len(c.pods) < 7 {
+			c.pods = append(c.pods, d.pod(len(c.pods)))
+		}
+		return "pod new"
+	}
+	for _, id := range sortedKeys(maps.Collect(invert(c.numbers))) {
+		c.late[id] = d.chance("late", 4)
+	}
+	return "labels late or here"
+}
+
+func invert(m map[string]identity.ID) func(func(identity.ID, bool) bool) {
+	return func(yield func(identity.ID, bool) bool) {
+		for _, id := range m {
+			if !yield(id, true) {
+				return
+			}
+		}
+	}
+}
+
+func (d draw) options() Options {
+	return Options{
+		Enforcement:    d.of("enforcement", EnforceDefault, EnforceDefault, EnforceDefault, EnforceAlways, EnforceNever),
+		AllowLocalhost: d.of("localhost", LocalhostAlways, LocalhostPolicy),
+		Carry:          Carry{Proxy: Redirected},
+	}
+}
+
+// agree fails if the kernel and the oracle judge any probe differently.
+func agree(t *rapid.T, opts Options, in *Input, kernel *State, after string) {
+	o := newOracle(opts, in)
+	for i := range in.Subjects {
+		s := &in.Subjects[i]
+		for _, p := range probes([]uint16{s.Endpoint}) {
+			want, got := o.judge(s, p.d, p.addr, p.protocol, p.port), p.decide(kernel)
+			if got != want {
+				t.Fatalf("after %s: %+v: the oracle says %d, the kernel %v", after, p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
+			}
+		}
+	}
+}
+
+func TestTheKernelAgreesWithTheNaiveOracleThroughRandomChanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := draw{t}
+		c, opts := d.cluster(), d.options()
+		kernel := NewState()
+		e, err := New(opts, kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for step := range 1 + d.n("steps", 4) {
+			event := "the start"
+			if step > 0 {
+				event = d.change(c)
+			}
+			in := c.input()
+			out := e.Update(in)
+			if out.Err != nil {
+				t.Fatal(out.Err)
+			}
+			for _, op := range out.Ops {
+				kernel.Apply(op)
+			}
+			agree(t, opts, &in, &kernel, event)
+			if again := e.Update(in); len(again.Ops) > 0 {
+				t.Fatalf("after %s: the same input again gives %d steps: %#v", event, len(again.Ops), again.Ops)
+			}
+			fresh, err := New(opts, kernel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out := fresh.Update(in); len(out.Ops) > 0 {
+				t.Fatalf("after %s: a restart gives %d steps: %#v", event, len(out.Ops), out.Ops)
+			}
+		}
+	})
+}
+
+func TestEveryStepJudgesAsBeforeOrAsAfterTheChange(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := draw{t}
+		c, opts := d.cluster(), d.options()
+		kernel := NewState()
+		e, err := New(opts, kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := c.input()
+		for _, op := range e.Update(in).Ops {
+			kernel.Apply(op)
+		}
+		for range 1 + d.n("steps", 2) {
+			before := kernel.Clone()
+			old := in
+			event := d.change(c)
+			in = c.input()
+			out := e.Update(in)
+			steps(t, event, &kernel, &before, out.Ops, survivors(old, in))
+		}
+	})
+}
+
+// survivors are the endpoints that exist before and after, as the same pod.
+func survivors(before, after Input) (out []uint16) {
+	for _, a := range before.Subjects {
+		for _, b := range after.Subjects {
+			if a.Endpoint == b.Endpoint && a.Incarnation == b.Incarnation {
+				out = append(out, a.Endpoint)
+			}
+		}
+	}
+	return out
+}
+
+// failer is a *testing.T or a *rapid.T.
+type failer interface {
+	Fatalf(format string, args ...any)
+}
+
+// steps carries out the steps one by one, and judges every probe after each.
+func steps(t failer, event string, kernel, before *State, ops []Op, endpoints []uint16) {
+	if bad := violations(kernel, before, ops, endpoints); bad != "" {
+		t.Fatalf("%s: %s", event, bad)
+	}
+}
+
+func violations(kernel, before *State, ops []Op, endpoints []uint16) string {
+	all := probes(endpoints)
+	after := kernel.Clone()
+	for _, op := range ops {
+		after.Apply(op)
+	}
+	was, will := make([]Verdict, len(all)), make([]Verdict, len(all))
+	for i, p := range all {
+		was[i], will[i] = p.decide(before), p.decide(&after)
+	}
+	for n, op := range ops {
+		kernel.Apply(op)
+		for i, p := range all {
+			if got := p.decide(kernel); got != was[i] && got != will[i] {
+				return fmt.Sprintf("after step %d of %d, %#v: %+v is judged %d; before it was %d, after it will be %d", n, len(ops), op, p, got, was[i], will[i])
+			}
+		}
+	}
+	return ""
+}
