@@ -13,6 +13,7 @@
 #include "lib/policy.h"
 #include "lib/reasons.h"
 #include "lib/service.h"
+#include "lib/service_flow.h"
 #include "lib/socket.h"
 
 struct abi_structs {

@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
+#include "lib/translate.h"
 
 enum {
 	SOLICITATION = -1, /* of a neighbour: to be answered */
@@ -74,6 +75,11 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		return REASON_ENDPOINT_NOT_READY;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
+	reason = translate(skb, p, key);
+	if (reason)
+		return reason;
+	if (is_hairpin(&p->destination))
+		return admit_hairpin(p, key);
 	party_find(&o.party[1], &p->destination);
 	p->destination_identity = o.party[1].identity;
 	if (is_encapsulation(p, &o.party[1]))
@@ -83,6 +89,8 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		report(skb, p, EVENT_MISS, 0);
 	if (reason)
 		return reason;
+	if (is_hairpin(&p->source))
+		o.party[0] = o.party[1]; /* to itself through its own service */
 	opening_of(&o, p);
 	if (!o.party[1].id && !o.party[1].node)
 		o.flags = FLOW_VIA_STACK;
@@ -92,9 +100,16 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 /* p has its row: to the pod, the node or the stack that the row names. */
 static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet *p, struct flow *f, __u32 side)
 {
+	int reason;
+
 	side &= 1;
 	if (f->flags & FLOW_VIA_STACK)
 		return to_stack(skb, p);
+	if (unlikely(f->service && side == RESPONDER)) {
+		reason = untranslate(skb, p, f->service, f->endpoint[INITIATOR]);
+		if (reason)
+			return drop(skb, p, reason);
+	}
 	if (f->endpoint[!side])
 		return deliver(skb, p, f->endpoint[!side]);
 	if (!f->node)

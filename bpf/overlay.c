@@ -4,6 +4,7 @@
 #include "lib/admit.h"
 #include "lib/deliver.h"
 #include "lib/related.h"
+#include "lib/translate.h"
 
 enum {
 	IDENTITY_LOCAL_MIN = 1 << 24, /* numbers from here on mean something on one node only */
@@ -157,6 +158,11 @@ int from_overlay(struct __sk_buff *skb)
 	track(skb, f, &p, side);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_own_stack(skb, &p);
+	if (unlikely(f->service && side == RESPONDER)) {
+		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
+		if (reason)
+			return drop(skb, &p, reason);
+	}
 	return deliver(skb, &p, f->endpoint[!side]);
 }
 

@@ -1,54 +1,193 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-#include "lib/config.h"
+/* Services at the socket: translated once per connection, free for each packet.
+ * One path for both families: an IPv4 address is a mapped one here, as it is for
+ * an IPv6 socket that speaks IPv4. */
+
 #include "lib/service.h"
 #include "lib/socket.h"
+
+enum {
+	REFUSE = 0,
+	PASS = 1,
+	PROTO_UDP = 17,
+};
+
+/* State of the choice of backends; a lost update only repeats a number. */
+__u32 xorshift = 2463534242;
+
+static __always_inline __u32 random(void)
+{
+	__u32 x = xorshift;
+
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	xorshift = x;
+	return x;
+}
+
+static __always_inline void read_addr(const struct bpf_sock_addr *ctx, int six, struct addr *a)
+{
+	__u32 *w = (__u32 *)a;
+
+	if (!six) {
+		addr_set4(a, ctx->user_ip4);
+		return;
+	}
+	w[0] = ctx->user_ip6[0];
+	w[1] = ctx->user_ip6[1];
+	w[2] = ctx->user_ip6[2];
+	w[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void write_addr(struct bpf_sock_addr *ctx, int six, const struct addr *a, __be16 port)
+{
+	ctx->user_port = port;
+	if (!six) {
+		ctx->user_ip4 = addr_word(a, 3);
+		return;
+	}
+	ctx->user_ip6[0] = addr_word(a, 0);
+	ctx->user_ip6[1] = addr_word(a, 1);
+	ctx->user_ip6[2] = addr_word(a, 2);
+	ctx->user_ip6[3] = addr_word(a, 3);
+}
+
+/* A backend for the address in ctx, which is left in vip. Returns PASS with
+ * *chosen NULL for what is no service, REFUSE for a service without backends. */
+static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct service_key *vip, struct backend **chosen)
+{
+	struct service *s;
+	__u32 index;
+
+	*chosen = NULL;
+	read_addr(ctx, six, &vip->vip);
+	vip->port = ctx->user_port;
+	vip->protocol = ctx->protocol;
+	s = bpf_map_lookup_elem(&services, vip);
+	if (!s)
+		return PASS;
+	if (s->count) {
+		index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
+		*chosen = bpf_map_lookup_elem(&backends, &index);
+	}
+	if (*chosen)
+		return PASS;
+	bpf_set_retval(-ECONNREFUSED);
+	return REFUSE;
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, int six)
+{
+	struct service_key vip = {};
+	struct socket_peer *peer;
+	struct backend *b;
+	int verdict = choose(ctx, six, &vip, &b);
+
+	if (!b)
+		return verdict;
+	peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (peer) {
+		peer->backend = b->addr;
+		peer->vip = vip.vip;
+		peer->backend_port = b->port;
+		peer->vip_port = vip.port;
+	}
+	write_addr(ctx, six, &b->addr, b->port);
+	return PASS;
+}
+
+static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int six)
+{
+	struct service_key vip = {};
+	struct socket_key key = {};
+	struct socket_vip value = {};
+	struct socket_vip *known;
+	struct backend *b;
+	int verdict = choose(ctx, six, &vip, &b);
+
+	if (!b)
+		return verdict;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	key.backend = b->addr;
+	key.port = b->port;
+	value.vip = vip.vip;
+	value.port = vip.port;
+	known = bpf_map_lookup_elem(&socket_vips, &key);
+	if (!known || known->port != vip.port || !addr_equal(&known->vip, &vip.vip))
+		bpf_map_update_elem(&socket_vips, &key, &value, BPF_ANY);
+	write_addr(ctx, six, &b->addr, b->port);
+	return PASS;
+}
+
+/* The address in ctx is a backend's: gives back what the program asked for. */
+static __always_inline int reverse(struct bpf_sock_addr *ctx, int six)
+{
+	struct socket_peer *peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, 0);
+	struct socket_key key = {};
+	struct socket_vip *known;
+
+	read_addr(ctx, six, &key.backend);
+	key.port = ctx->user_port;
+	if (peer && peer->backend_port == key.port && addr_equal(&peer->backend, &key.backend)) {
+		write_addr(ctx, six, &peer->vip, peer->vip_port);
+		return PASS;
+	}
+	if (ctx->protocol != PROTO_UDP)
+		return PASS;
+	key.cookie = bpf_get_socket_cookie(ctx);
+	known = bpf_map_lookup_elem(&socket_vips, &key);
+	if (known)
+		write_addr(ctx, six, &known->vip, known->port);
+	return PASS;
+}
 
 SEC("cgroup/connect4")
 int sock_connect4(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return connect(ctx, 0);
 }
 
 SEC("cgroup/connect6")
 int sock_connect6(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return connect(ctx, 1);
 }
 
 SEC("cgroup/sendmsg4")
 int sock_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return sendmsg(ctx, 0);
 }
 
 SEC("cgroup/sendmsg6")
 int sock_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return sendmsg(ctx, 1);
 }
 
 SEC("cgroup/recvmsg4")
 int sock_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return reverse(ctx, 0);
 }
 
 SEC("cgroup/recvmsg6")
 int sock_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return reverse(ctx, 1);
 }
 
 SEC("cgroup/getpeername4")
 int sock_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return reverse(ctx, 0);
 }
 
 SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return 1;
+	return reverse(ctx, 1);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

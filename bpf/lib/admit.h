@@ -129,6 +129,12 @@ static __always_inline int flow_same_parties(const struct flow *f, const struct 
 	       f->endpoint[!sender] == o->party[1].id && f->incarnation[!sender] == o->party[1].incarnation;
 }
 
+static __always_inline int both_ready(const struct opening *o)
+{
+	return (!o->party[0].id || (o->party[0].flags & PARTY_READY)) &&
+	       (!o->party[1].id || (o->party[1].flags & PARTY_READY));
+}
+
 /* Makes the row. Its own function, so that its stack is not that of judging. */
 __global int insert(const struct packet *p, const struct flow_key *key, const struct opening *o,
 		    const struct verdicts *v)
@@ -187,6 +193,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 	known = bpf_map_lookup_elem(&flows, key);
 	if (known && !flow_reopens(known, p))
 		keep = flow_same_parties(known, o, sender_side(known, p));
+	if (keep && known && both_ready(o) && flow_fresh(known))
+		return 0; /* nothing has changed: its packets only take this way, as translated ones do */
 	if (keep && known && sender_side(known, p) == RESPONDER)
 		opening_turn(o);
 	reason = judge_sides(skb, p, o, key, &v);

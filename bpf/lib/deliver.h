@@ -134,5 +134,6 @@ __global int to_uplink(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(next.ipv6_nh, fib.ipv6_dst, 16);
 	count(skb, REASON_FORWARDED, 0);
 	trace(skb, p, POINT_TO_NETWORK);
+	skb->mark = MARK_CHECKED;
 	return bpf_redirect_neigh(fib.ifindex, &next, sizeof(next), 0);
 }

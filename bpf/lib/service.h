@@ -3,7 +3,6 @@
 /* Services: virtual addresses and what is behind them. */
 
 #include "addr.h"
-#include "flow.h"
 
 struct service_key {
 	struct addr vip;
@@ -64,20 +63,3 @@ struct {
 	__type(key, __u32);
 	__type(value, struct service_vip);
 } service_vips SEC(".maps");
-
-/* A connection translated on the wire: the tuple before translation -> the chosen
- * backend. Key: struct flow_key with leg LEG_SERVICE. Written by the programs. */
-struct service_flow {
-	struct addr addr;
-	__be16 port;
-	__u16 service;
-	__u32 last; /* jiffies */
-};
-
-/* Written by from_pod; expired by the agent. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
-	__type(key, struct flow_key);
-	__type(value, struct service_flow);
-} service_flows SEC(".maps");

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EndpointMapBackends           = "backends"
 	EndpointMapClasses            = "classes"
 	EndpointMapEndpointAddrs      = "endpoint_addrs"
 	EndpointMapEndpoints          = "endpoints"
@@ -30,6 +31,9 @@ const (
 	EndpointMapNodes              = "nodes"
 	EndpointMapPeers              = "peers"
 	EndpointMapPolicyGens         = "policy_gens"
+	EndpointMapServiceFlows       = "service_flows"
+	EndpointMapServiceVips        = "service_vips"
+	EndpointMapServices           = "services"
 	EndpointMapSets               = "sets"
 	EndpointProgFromPod           = "from_pod"
 	EndpointProgToPod             = "to_pod"
@@ -102,6 +106,7 @@ type EndpointProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EndpointMapSpecs struct {
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Classes       *ebpf.MapSpec `ebpf:"classes"`
 	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
@@ -116,6 +121,9 @@ type EndpointMapSpecs struct {
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 }
 
@@ -162,6 +170,7 @@ func (o *EndpointObjects) Close() error {
 //
 // It can be passed to LoadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EndpointMaps struct {
+	Backends      *ebpf.Map `ebpf:"backends"`
 	Classes       *ebpf.Map `ebpf:"classes"`
 	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
@@ -176,11 +185,15 @@ type EndpointMaps struct {
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
+	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
+	Services      *ebpf.Map `ebpf:"services"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 }
 
 func (m *EndpointMaps) Close() error {
 	return _EndpointClose(
+		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
 		m.Endpoints,
@@ -195,6 +208,9 @@ func (m *EndpointMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ServiceFlows,
+		m.ServiceVips,
+		m.Services,
 		m.Sets,
 	)
 }

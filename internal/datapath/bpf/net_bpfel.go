@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
 	NetMapEndpointAddrs      = "endpoint_addrs"
 	NetMapEndpoints          = "endpoints"
@@ -26,10 +27,14 @@ const (
 	NetMapIdentityPeer       = "identity_peer"
 	NetMapIpcache            = "ipcache"
 	NetMapMetrics            = "metrics"
+	NetMapNat                = "nat"
 	NetMapNodeAddrs          = "node_addrs"
 	NetMapNodes              = "nodes"
 	NetMapPeers              = "peers"
 	NetMapPolicyGens         = "policy_gens"
+	NetMapServiceFlows       = "service_flows"
+	NetMapServiceVips        = "service_vips"
+	NetMapServices           = "services"
 	NetMapSets               = "sets"
 	NetProgFromNet           = "from_net"
 	NetProgToNet             = "to_net"
@@ -102,6 +107,7 @@ type NetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetMapSpecs struct {
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Classes       *ebpf.MapSpec `ebpf:"classes"`
 	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
@@ -112,10 +118,14 @@ type NetMapSpecs struct {
 	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
 	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
 	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
+	Nat           *ebpf.MapSpec `ebpf:"nat"`
 	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 }
 
@@ -162,6 +172,7 @@ func (o *NetObjects) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetMaps struct {
+	Backends      *ebpf.Map `ebpf:"backends"`
 	Classes       *ebpf.Map `ebpf:"classes"`
 	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
@@ -172,15 +183,20 @@ type NetMaps struct {
 	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
 	Ipcache       *ebpf.Map `ebpf:"ipcache"`
 	Metrics       *ebpf.Map `ebpf:"metrics"`
+	Nat           *ebpf.Map `ebpf:"nat"`
 	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
+	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
+	Services      *ebpf.Map `ebpf:"services"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 }
 
 func (m *NetMaps) Close() error {
 	return _NetClose(
+		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
 		m.Endpoints,
@@ -191,10 +207,14 @@ func (m *NetMaps) Close() error {
 		m.IdentityPeer,
 		m.Ipcache,
 		m.Metrics,
+		m.Nat,
 		m.NodeAddrs,
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ServiceFlows,
+		m.ServiceVips,
+		m.Services,
 		m.Sets,
 	)
 }

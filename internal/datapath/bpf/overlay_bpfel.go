@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	OverlayMapBackends           = "backends"
 	OverlayMapClasses            = "classes"
 	OverlayMapEndpointAddrs      = "endpoint_addrs"
 	OverlayMapEndpoints          = "endpoints"
@@ -30,6 +31,9 @@ const (
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
 	OverlayMapPolicyGens         = "policy_gens"
+	OverlayMapServiceFlows       = "service_flows"
+	OverlayMapServiceVips        = "service_vips"
+	OverlayMapServices           = "services"
 	OverlayMapSets               = "sets"
 	OverlayProgFromOverlay       = "from_overlay"
 	OverlayProgToOverlay         = "to_overlay"
@@ -102,6 +106,7 @@ type OverlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OverlayMapSpecs struct {
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
 	Classes       *ebpf.MapSpec `ebpf:"classes"`
 	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
@@ -116,6 +121,9 @@ type OverlayMapSpecs struct {
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
 	Sets          *ebpf.MapSpec `ebpf:"sets"`
 }
 
@@ -162,6 +170,7 @@ func (o *OverlayObjects) Close() error {
 //
 // It can be passed to LoadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OverlayMaps struct {
+	Backends      *ebpf.Map `ebpf:"backends"`
 	Classes       *ebpf.Map `ebpf:"classes"`
 	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints     *ebpf.Map `ebpf:"endpoints"`
@@ -176,11 +185,15 @@ type OverlayMaps struct {
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
+	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
+	Services      *ebpf.Map `ebpf:"services"`
 	Sets          *ebpf.Map `ebpf:"sets"`
 }
 
 func (m *OverlayMaps) Close() error {
 	return _OverlayClose(
+		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
 		m.Endpoints,
@@ -195,6 +208,9 @@ func (m *OverlayMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ServiceFlows,
+		m.ServiceVips,
+		m.Services,
 		m.Sets,
 	)
 }

@@ -16,39 +16,20 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SockMapBackends           = "backends"
-	SockMapFlows              = "flows"
-	SockMapFragments          = "fragments"
-	SockMapServiceFlows       = "service_flows"
-	SockMapServiceVips        = "service_vips"
-	SockMapServices           = "services"
-	SockMapSocketPeers        = "socket_peers"
-	SockMapSocketVips         = "socket_vips"
-	SockProgSockConnect4      = "sock_connect4"
-	SockProgSockConnect6      = "sock_connect6"
-	SockProgSockGetpeername4  = "sock_getpeername4"
-	SockProgSockGetpeername6  = "sock_getpeername6"
-	SockProgSockRecvmsg4      = "sock_recvmsg4"
-	SockProgSockRecvmsg6      = "sock_recvmsg6"
-	SockProgSockSendmsg4      = "sock_sendmsg4"
-	SockProgSockSendmsg6      = "sock_sendmsg6"
-	SockVarCfgEventLevel      = "cfg_event_level"
-	SockVarCfgHostIfindex     = "cfg_host_ifindex"
-	SockVarCfgHz              = "cfg_hz"
-	SockVarCfgIpv4            = "cfg_ipv4"
-	SockVarCfgIpv6            = "cfg_ipv6"
-	SockVarCfgMasquerade4     = "cfg_masquerade4"
-	SockVarCfgMasquerade6     = "cfg_masquerade6"
-	SockVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
-	SockVarCfgMasqueradeAddr6 = "cfg_masquerade_addr6"
-	SockVarCfgMtu             = "cfg_mtu"
-	SockVarCfgNatPortMax      = "cfg_nat_port_max"
-	SockVarCfgNatPortMin      = "cfg_nat_port_min"
-	SockVarCfgNodeIndex       = "cfg_node_index"
-	SockVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
-	SockVarCfgTunnel          = "cfg_tunnel"
-	SockVarCfgTunnelPort      = "cfg_tunnel_port"
-	SockVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
+	SockMapBackends          = "backends"
+	SockMapServiceVips       = "service_vips"
+	SockMapServices          = "services"
+	SockMapSocketPeers       = "socket_peers"
+	SockMapSocketVips        = "socket_vips"
+	SockProgSockConnect4     = "sock_connect4"
+	SockProgSockConnect6     = "sock_connect6"
+	SockProgSockGetpeername4 = "sock_getpeername4"
+	SockProgSockGetpeername6 = "sock_getpeername6"
+	SockProgSockRecvmsg4     = "sock_recvmsg4"
+	SockProgSockRecvmsg6     = "sock_recvmsg6"
+	SockProgSockSendmsg4     = "sock_sendmsg4"
+	SockProgSockSendmsg6     = "sock_sendmsg6"
+	SockVarXorshift          = "xorshift"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -107,37 +88,18 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	ServiceFlows *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips  *ebpf.MapSpec `ebpf:"service_vips"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	SocketPeers  *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips   *ebpf.MapSpec `ebpf:"socket_vips"`
+	Backends    *ebpf.MapSpec `ebpf:"backends"`
+	ServiceVips *ebpf.MapSpec `ebpf:"service_vips"`
+	Services    *ebpf.MapSpec `ebpf:"services"`
+	SocketPeers *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips  *ebpf.MapSpec `ebpf:"socket_vips"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
-	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
-	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
-	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
-	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
-	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
-	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
-	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
-	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
-	CfgMasqueradeAddr6 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr6"`
-	CfgMtu             *ebpf.VariableSpec `ebpf:"cfg_mtu"`
-	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
-	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
-	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
-	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
-	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
-	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
-	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
+	Xorshift *ebpf.VariableSpec `ebpf:"xorshift"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -160,22 +122,16 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	ServiceFlows *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips  *ebpf.Map `ebpf:"service_vips"`
-	Services     *ebpf.Map `ebpf:"services"`
-	SocketPeers  *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips   *ebpf.Map `ebpf:"socket_vips"`
+	Backends    *ebpf.Map `ebpf:"backends"`
+	ServiceVips *ebpf.Map `ebpf:"service_vips"`
+	Services    *ebpf.Map `ebpf:"services"`
+	SocketPeers *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips  *ebpf.Map `ebpf:"socket_vips"`
 }
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
 		m.Backends,
-		m.Flows,
-		m.Fragments,
-		m.ServiceFlows,
 		m.ServiceVips,
 		m.Services,
 		m.SocketPeers,
@@ -187,23 +143,7 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
-	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
-	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
-	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
-	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
-	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
-	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
-	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
-	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
-	CfgMasqueradeAddr6 *ebpf.Variable `ebpf:"cfg_masquerade_addr6"`
-	CfgMtu             *ebpf.Variable `ebpf:"cfg_mtu"`
-	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
-	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
-	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
-	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
-	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
-	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
-	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`
+	Xorshift *ebpf.Variable `ebpf:"xorshift"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.

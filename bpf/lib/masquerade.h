@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+/* Pods speak to the world with the node's address. A mapping is two rows, one
+ * for each direction, made inwards first: who has the inward row has the port. */
+
+#include "nat.h"
+#include "party.h"
+#include "related.h"
+#include "rewrite.h"
+
+enum {
+	PORT_TRIES = 24,
+	NOT_MASQUERADED = -1, /* no row: the packet is not of a pod */
+};
+
+static __always_inline int masquerades(const struct packet *p)
+{
+	return p->flags & PACKET_IPV6 ? cfg_masquerade6 : cfg_masquerade4;
+}
+
+/* By value: a pointer into .rodata with an offset is beyond the verifier of 6.1. */
+static __always_inline void masquerade_addr(const struct packet *p, struct addr *a)
+{
+	const volatile struct addr *from = p->flags & PACKET_IPV6 ? &cfg_masquerade_addr6 : &cfg_masquerade_addr4;
+
+	((__u64 *)a)[0] = ((const volatile __u64 *)from)[0];
+	((__u64 *)a)[1] = ((const volatile __u64 *)from)[1];
+}
+
+/* A socket of the host would take the answers to this port. */
+static __always_inline int host_owns(struct __sk_buff *skb, const struct nat_key *in)
+{
+	int v4 = addr_is4(&in->remote);
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sock = NULL;
+	__u32 size = v4 ? sizeof(tuple.ipv4) : sizeof(tuple.ipv6);
+
+	if (v4) {
+		tuple.ipv4.saddr = addr_word(&in->remote, 3);
+		tuple.ipv4.daddr = addr_word(&in->local, 3);
+		tuple.ipv4.sport = in->remote_port;
+		tuple.ipv4.dport = in->local_port;
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, &in->remote, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, &in->local, 16);
+		tuple.ipv6.sport = in->remote_port;
+		tuple.ipv6.dport = in->local_port;
+	}
+	if (in->protocol == PROTO_TCP)
+		sock = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else if (in->protocol == PROTO_UDP)
+		sock = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sock)
+		return 0;
+	bpf_sk_release(sock);
+	return 1;
+}
+
+/* Takes a port of the node for out, which is the pod's own tuple. Returns 0
+ * with mapping->port set, or a drop reason. */
+__global int take_port(struct __sk_buff *skb, const struct nat_key *out, struct nat_entry *mapping)
+{
+	struct nat_entry own = {};
+	struct nat_key in;
+	__u32 width = cfg_nat_port_max - cfg_nat_port_min + 1;
+	__u16 port;
+	int i;
+
+	if (!out || !mapping)
+		return REASON_NAT_NO_MAPPING;
+	in = *out;
+	in.local = mapping->addr;
+	in.direction = NAT_IN;
+	own.addr = out->local;
+	own.port = out->local_port;
+	own.endpoint = mapping->endpoint;
+	own.incarnation = mapping->incarnation;
+	own.last = mapping->last;
+	port = ntohs(out->local_port);
+	for (i = 0; i < PORT_TRIES; i++) {
+		/* Its own port is kept where no host socket is given one by the kernel. */
+		if (out->protocol != PROTO_SCTP && (i || port < cfg_nat_port_min || port > cfg_nat_port_max))
+			port = cfg_nat_port_min + bpf_get_prandom_u32() % width;
+		in.local_port = htons(port);
+		if (host_owns(skb, &in))
+			continue;
+		if (!bpf_map_update_elem(&nat, &in, &own, BPF_NOEXIST)) {
+			mapping->port = in.local_port;
+			return 0;
+		}
+		if (out->protocol == PROTO_SCTP)
+			return REASON_NAT_UNSUPPORTED_PROTO;
+	}
+	return REASON_NAT_NO_MAPPING;
+}
+
+/* The inward row of a mapping still leads back to the pod; LRU may have taken it. */
+static __always_inline int leads_back(const struct nat_key *out, const struct nat_entry *mapping)
+{
+	struct nat_key in = *out;
+	struct nat_entry *back;
+
+	in.local = mapping->addr;
+	in.local_port = mapping->port;
+	in.direction = NAT_IN;
+	back = bpf_map_lookup_elem(&nat, &in);
+	if (!back || back->port != out->local_port || !addr_equal(&back->addr, &out->local) ||
+	    back->incarnation != mapping->incarnation)
+		return 0;
+	back->last = mapping->last;
+	return 1;
+}
+
+static __always_inline void nat_key_of(const struct packet *p, struct nat_key *key, __u32 direction)
+{
+	int out = direction == NAT_OUT;
+
+	key->remote = out ? p->destination : p->source;
+	key->local = out ? p->source : p->destination;
+	key->remote_port = out ? p->destination_port : p->source_port;
+	key->local_port = out ? p->source_port : p->destination_port;
+	key->protocol = p->protocol;
+	key->direction = direction;
+	key->pad = 0;
+}
+
+/* The node's address and port for a packet of a pod. Returns 0 or a drop reason. */
+static __always_inline int mapping_of(struct __sk_buff *skb, const struct packet *p, const struct nat_key *out,
+				      struct nat_entry *mapping)
+{
+	struct nat_entry *known = bpf_map_lookup_elem(&nat, out);
+	struct endpoint *ep = endpoint_at(p->endpoint);
+	int reason;
+
+	if (!ep)
+		return REASON_NAT_NO_MAPPING;
+	masquerade_addr(p, &mapping->addr);
+	mapping->endpoint = p->endpoint;
+	mapping->incarnation = ep->incarnation;
+	mapping->last = bpf_jiffies64();
+	if (known && known->incarnation == ep->incarnation && addr_equal(&known->addr, &mapping->addr)) {
+		mapping->port = known->port;
+		known->last = mapping->last;
+		if (leads_back(out, mapping))
+			return 0;
+	}
+	reason = take_port(skb, out, mapping);
+	if (reason)
+		return reason;
+	return bpf_map_update_elem(&nat, out, mapping, BPF_ANY) ? REASON_NAT_NO_MAPPING : 0;
+}
+
+/* p is a pod's (p->endpoint) and leaves the cluster: gives it the node's address. */
+__global int masquerade(struct __sk_buff *skb, struct packet *p)
+{
+	struct nat_entry mapping = {};
+	struct nat_key out;
+	int reason;
+
+	if (!p)
+		return REASON_NAT_NO_MAPPING;
+	if ((p->protocol == PROTO_ICMP || p->protocol == PROTO_ICMP6) && p->source_port && p->destination_port)
+		return REASON_NAT_UNSUPPORTED_PROTO; /* no identifier to tell answers apart */
+	if (p->flags & PACKET_NO_PORTS)
+		return REASON_FRAG_FIRST_MISSING;
+	nat_key_of(p, &out, NAT_OUT);
+	reason = mapping_of(skb, p, &out, &mapping);
+	if (reason)
+		return reason;
+	return rewrite(skb, p, &mapping.addr, mapping.port, 0);
+}
+
+/* p is an ICMP error of a pod about a packet that came in through a mapping. */
+__global int masquerade_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct packet inner = {};
+	struct nat_entry *known;
+	struct nat_entry mapping;
+	struct nat_key out;
+	int reason;
+
+	if (!p)
+		return REASON_NAT_NO_MAPPING;
+	reason = parse_inner(skb, p, &inner);
+	if (reason)
+		return reason;
+	nat_key_of(&inner, &out, NAT_IN); /* the inner sender is the remote side */
+	out.direction = NAT_OUT;
+	known = bpf_map_lookup_elem(&nat, &out);
+	if (!known)
+		return REASON_NAT_NO_MAPPING;
+	mapping = *known;
+	reason = rewrite_inner(skb, p, &inner, &mapping.addr, INNER_DESTINATION(mapping.port));
+	if (reason)
+		return reason;
+	return rewrite(skb, p, &mapping.addr, p->source_port, 0);
+}
+
+/* The pod behind a mapping, if it still lives: rows of the dead lead nowhere. */
+static __always_inline int inward(const struct nat_key *in, struct nat_entry *mapping)
+{
+	struct nat_entry *known = bpf_map_lookup_elem(&nat, in);
+	struct endpoint *ep;
+
+	if (!known)
+		return 0;
+	ep = endpoint_at(known->endpoint);
+	if (!ep || ep->incarnation != known->incarnation)
+		return 0;
+	known->last = bpf_jiffies64();
+	*mapping = *known;
+	return 1;
+}
+
+/* p came for the node's address: gives it back to the pod that it answers.
+ * Returns 0, NOT_MASQUERADED or a drop reason. */
+__global int unmasquerade(struct __sk_buff *skb, struct packet *p)
+{
+	struct nat_entry mapping;
+	struct nat_key in;
+
+	if (!p)
+		return NOT_MASQUERADED;
+	nat_key_of(p, &in, NAT_IN);
+	if (!inward(&in, &mapping))
+		return NOT_MASQUERADED;
+	p->endpoint = mapping.endpoint;
+	return rewrite(skb, p, &mapping.addr, mapping.port, 1);
+}
+
+/* The same for an ICMP error about a packet that a pod had sent. */
+__global int unmasquerade_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct packet inner = {};
+	struct nat_entry mapping;
+	struct nat_key in;
+	int reason;
+
+	if (!p || parse_inner(skb, p, &inner))
+		return NOT_MASQUERADED;
+	nat_key_of(&inner, &in, NAT_OUT); /* the inner sender is the node */
+	in.direction = NAT_IN;
+	if (!inward(&in, &mapping))
+		return NOT_MASQUERADED;
+	p->endpoint = mapping.endpoint;
+	reason = rewrite_inner(skb, p, &inner, &mapping.addr, INNER_SOURCE(mapping.port));
+	if (reason)
+		return reason;
+	return rewrite(skb, p, &mapping.addr, p->destination_port, 1);
+}
