@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 
 	"github.com/stentor-net/stentor/internal/datapath/link"
@@ -21,14 +22,17 @@ const localNode = 1
 
 // Datapath of a node. Its methods may be called concurrently.
 type Datapath struct {
-	log      *slog.Logger
+	log    *slog.Logger
+	tables *maps.Set
+	events counters
+
+	// mu is held for reading by whoever uses links or programs, for writing by
+	// whoever replaces them.
+	mu       sync.RWMutex
 	cfg      Config
 	links    *link.Node
-	tables   *maps.Set
 	programs *load.Programs
-
-	nodesMu sync.Mutex
-	events  counters
+	nodes    []NodeRow // of the last SetNodes
 }
 
 // Start brings the datapath of the node up, or takes over the one that runs:
@@ -39,49 +43,100 @@ func Start(ctx context.Context, log *slog.Logger, cfg Config) (*Datapath, error)
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("start datapath: %w", err)
 	}
-	d := &Datapath{log: log, cfg: cfg}
-	if err := d.start(ctx); err != nil {
+	d := &Datapath{log: log}
+	if err := d.start(ctx, cfg); err != nil {
 		return nil, errors.Join(fmt.Errorf("start datapath: %w", err), d.Close())
 	}
 	return d, nil
 }
 
-func (d *Datapath) start(ctx context.Context) error {
+func (d *Datapath) start(ctx context.Context, cfg Config) error {
 	specs, err := load.Parse()
 	if err != nil {
 		return err
 	}
 	// Tables first: a layout that does not fit must be said before anything changes.
-	if d.tables, err = maps.Open(d.cfg.BPFDir, specs.Maps()); err != nil {
+	if d.tables, err = maps.Open(cfg.BPFDir, specs.Maps()); err != nil {
 		return err
 	}
-	if d.links, err = link.New(d.cfg.linkOptions()); err != nil {
+	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
-	devices, err := d.links.Ensure()
-	if err != nil {
-		return err
-	}
-	_, hz, err := d.tables.Jiffies()
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if d.programs, err = load.Load(specs, d.tables.Maps(), d.cfg.loadOptions(devices, hz)); err != nil {
-		return err
-	}
-	if err := d.programs.AttachNode(); err != nil {
-		return err
-	}
-	d.adopt()
 	foreign, err := d.programs.Foreign()
 	if len(foreign) > 0 {
 		d.log.Info("programs of others share our hooks", "filters", foreign)
 	}
-	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", d.cfg.Tunnel, "kernel", load.Release())
+	devices := d.links.Devices()
+	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", cfg.Tunnel, "kernel", load.Release())
 	return err
+}
+
+// UpdateConfig carries out a changed configuration without interrupting traffic:
+// devices are adapted, programs loaded again and replaced. BPFDir cannot change.
+func (d *Datapath) UpdateConfig(ctx context.Context, cfg Config) error {
+	if err := cfg.validate(); err != nil {
+		return fmt.Errorf("update datapath: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if cfg.BPFDir != d.cfg.BPFDir {
+		return fmt.Errorf("update datapath: its tables are in %s and stay there", d.cfg.BPFDir)
+	}
+	if err := d.apply(ctx, cfg); err != nil {
+		return fmt.Errorf("update datapath: %w", err)
+	}
+	return d.setRemotes()
+}
+
+// apply makes devices and programs those of the configuration. On an error what
+// was there before goes on working.
+func (d *Datapath) apply(ctx context.Context, cfg Config) error {
+	links, err := link.New(cfg.linkOptions())
+	if err != nil {
+		return err
+	}
+	programs, err := d.load(ctx, cfg, links)
+	if err != nil {
+		links.Close()
+		return err
+	}
+	if d.links != nil {
+		d.links.Close()
+	}
+	if d.programs != nil {
+		d.programs.Close()
+	}
+	d.cfg, d.links, d.programs = cfg, links, programs
+	d.adopt()
+	return nil
+}
+
+// load makes the devices and puts new programs on those that are the node's own.
+func (d *Datapath) load(ctx context.Context, cfg Config, links *link.Node) (*load.Programs, error) {
+	devices, err := links.Ensure()
+	if err != nil {
+		return nil, err
+	}
+	_, hz, err := d.tables.Jiffies()
+	if err != nil {
+		return nil, err
+	}
+	specs, err := load.Parse()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	programs, err := load.Load(specs, d.tables.Maps(), cfg.loadOptions(devices, hz))
+	if err != nil {
+		return nil, err
+	}
+	if err := programs.AttachNode(); err != nil {
+		programs.Close()
+		return nil, err
+	}
+	return programs, nil
 }
 
 // adopt replaces the programs of the pods that run.
@@ -99,10 +154,16 @@ func (d *Datapath) adopt() {
 }
 
 // MTU of pod interfaces, bytes.
-func (d *Datapath) MTU() int { return d.links.Devices().MTU }
+func (d *Datapath) MTU() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.links.Devices().MTU
+}
 
 // Close lets go of the datapath; everything in the kernel goes on running.
 func (d *Datapath) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.programs != nil {
 		d.programs.Close()
 	}
@@ -113,6 +174,11 @@ func (d *Datapath) Close() error {
 		return d.tables.Close()
 	}
 	return nil
+}
+
+// same tells whether the node's devices are still those that the programs were loaded for.
+func (d *Datapath) same(devices link.Devices) bool {
+	return reflect.DeepEqual(devices, d.programs.Devices())
 }
 
 // Cleanup removes everything of ours from the node: filters, links, devices,

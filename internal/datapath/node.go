@@ -5,6 +5,7 @@ package datapath
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/stentor-net/stentor/internal/datapath/link"
 	"github.com/stentor-net/stentor/internal/datapath/maps"
@@ -24,12 +25,24 @@ type NodeRow struct {
 // SetNodes makes the kernel's nodes, their addresses and the routes to their
 // pods exactly those of the list; what is there already stays untouched.
 func (d *Datapath) SetNodes(list []NodeRow) error {
-	d.nodesMu.Lock()
-	defer d.nodesMu.Unlock()
 	var rows []maps.Node
-	var remotes []link.Remote
 	for _, n := range list {
 		rows = append(rows, maps.Node{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nodes = slices.Clone(list)
+	return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+}
+
+// setRemotes makes the routes to the pods of other nodes; none are touched
+// before the nodes are known.
+func (d *Datapath) setRemotes() error {
+	if d.nodes == nil {
+		return nil
+	}
+	var remotes []link.Remote
+	for _, n := range d.nodes {
 		if n.Local {
 			continue
 		}
@@ -37,7 +50,7 @@ func (d *Datapath) SetNodes(list []NodeRow) error {
 			remotes = append(remotes, link.Remote{Range: p, NextHop: n.nextHop(p.Addr().Is4())})
 		}
 	}
-	return errors.Join(d.tables.SetNodes(rows), d.links.SetRemotes(remotes))
+	return d.links.SetRemotes(remotes)
 }
 
 // nextHop is an address of the node outside its own pod ranges.

@@ -30,6 +30,8 @@ func HostInterface(container, ifName string) string { return link.HostInterface(
 // neighbours, the node's routes to the pod. From the beginning the endpoint
 // programs drop what it sends, until EnableEndpoint. It may be repeated.
 func (d *Datapath) AddPodLink(_ context.Context, p *PodLink) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	l := link.Pod(*p)
 	if err := d.links.AddPod(&l, d.programs.AttachEndpoint); err != nil {
 		return fmt.Errorf("add pod link: %w", err)
@@ -40,14 +42,15 @@ func (d *Datapath) AddPodLink(_ context.Context, p *PodLink) error {
 
 // CheckPodLink says what of the pod's link is missing.
 func (d *Datapath) CheckPodLink(_ context.Context, p PodLink) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	return d.links.CheckPod(link.Pod(p))
 }
 
 // DelPodLink removes the pod's veth with its routes; absent is fine.
 func (d *Datapath) DelPodLink(_ context.Context, p PodLink) error {
-	if p.IfIndex > 0 {
-		d.programs.ForgetEndpoint(p.IfIndex)
-	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	return d.links.DelPod(link.Pod(p))
 }
 
@@ -64,12 +67,14 @@ type EndpointBase struct {
 // is dropped until its policy is applied and EnableEndpoint called. The row of an
 // endpoint that is in force already stays as it is.
 func (d *Datapath) PutEndpoint(e EndpointBase) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	err := d.tables.PutEndpoint(maps.Endpoint{ID: e.ID, Incarnation: e.Incarnation, IfIndex: e.IfIndex,
 		MAC: e.MAC, NodeMAC: e.NodeMAC, IPv4: e.IPv4, IPv6: e.IPv6})
 	if err != nil {
 		return fmt.Errorf("put endpoint %d: %w", e.ID, err)
 	}
-	return d.programs.AttachEndpoint(e.IfIndex)
+	return d.programs.EnsureEndpoint(e.IfIndex)
 }
 
 // EnableEndpoint lets traffic pass as policy says.

@@ -11,15 +11,18 @@ import (
 const (
 	settleEvery = 100 * time.Millisecond
 	sweepEvery  = 10 * time.Second
+	watchEvery  = 10 * time.Second
 )
 
-// Run keeps house until ctx ends: expired rows are swept, generations bumped
-// once more after a grace period, tables grown ahead of need, programs put back
-// on devices that lost them. It runs in the namespace of Start.
+// Run keeps house until ctx ends: generations are bumped once more after a grace
+// period, tables grown ahead of need, expired rows swept, and what someone else
+// has changed put right: programs, routes, addresses, sysctls, a replaced
+// uplink. It must be called in the network namespace of Start.
 func (d *Datapath) Run(ctx context.Context) error {
-	settle, sweep := time.NewTicker(settleEvery), time.NewTicker(sweepEvery)
+	settle, sweep, watch := time.NewTicker(settleEvery), time.NewTicker(sweepEvery), time.NewTicker(watchEvery)
 	defer settle.Stop()
 	defer sweep.Stop()
+	defer watch.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,7 +36,10 @@ func (d *Datapath) Run(ctx context.Context) error {
 			}
 		case <-sweep.C:
 			d.sweep()
-			d.reattach()
+		case <-watch.C:
+			if err := d.Repair(ctx); err != nil {
+				d.log.Warn("datapath not repaired", "error", err)
+			}
 		}
 	}
 }
@@ -45,21 +51,59 @@ func (d *Datapath) sweep() {
 		d.log.Warn("tables not swept", "error", err)
 		return
 	}
-	d.log.Debug("swept", "flows", r.Flows, "nat", r.NAT, "serviceFlows", r.ServiceFlows, "expired", r.ExpiredTotal)
+	if r.Early > 0 {
+		d.log.Warn("flow table is nearly full: unanswered flows ended early", "flows", r.Flows, "ended", r.Early)
+	}
+	d.log.Debug("swept", "flows", r.Flows, "nat", r.NAT, "serviceFlows", r.ServiceFlows, "expired", r.Expired)
+}
+
+// Repair puts right what someone else has changed; Run calls it regularly.
+func (d *Datapath) Repair(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	devices, err := d.links.Ensure()
+	if err != nil {
+		return err
+	}
+	if !d.same(devices) {
+		d.log.Info("devices changed: loading programs again", "uplinks", names(devices.Uplinks), "mtu", devices.MTU)
+		if err := d.apply(ctx, d.cfg); err != nil {
+			return err
+		}
+		return d.setRemotes()
+	}
+	if err := d.setRemotes(); err != nil {
+		return err
+	}
+	return d.reattach()
 }
 
 // reattach looks whether someone has taken our programs off a device.
-func (d *Datapath) reattach() {
-	missing, err := d.programs.Missing()
+func (d *Datapath) reattach() error {
+	lost, err := d.programs.Lost(d.programs.NodeDevices()...)
 	if err != nil {
-		d.log.Warn("programs not checked", "error", err)
-		return
+		return err
 	}
-	if len(missing) == 0 {
-		return
+	if lost {
+		d.log.Warn("programs were removed from a device of the node: attaching them again")
+		if err := d.programs.AttachNode(); err != nil {
+			return err
+		}
 	}
-	d.log.Warn("programs were removed from a device", "hooks", missing)
-	if err := d.programs.AttachNode(); err != nil {
-		d.log.Warn("programs not attached again", "error", err)
+	for _, e := range d.tables.Endpoints() {
+		if !d.links.IsPod(e.IfIndex) {
+			continue
+		}
+		lost, err := d.programs.Lost(e.IfIndex)
+		if err != nil {
+			return err
+		}
+		if lost {
+			d.log.Warn("programs were removed from a pod's device: attaching them again", "endpoint", e.ID)
+			if err := d.programs.AttachEndpoint(e.IfIndex); err != nil {
+				return err
+			}
+		}
 	}
+	return nil
 }

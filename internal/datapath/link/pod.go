@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -170,7 +171,25 @@ func (n *Node) insidePod(p *Pod) error {
 			return err
 		}
 	}
+	if p.IPv6.IsValid() {
+		return waitLocal(h, p.IPv6)
+	}
 	return nil
+}
+
+// waitLocal waits until the kernel receives for an IPv6 address: without
+// duplicate detection it is valid at once, but a worker makes its local route.
+func waitLocal(h *netlink.Handle, ip netip.Addr) error {
+	for pause := 50 * time.Microsecond; ; pause *= 2 {
+		routes, err := h.RouteGet(ip.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if pause > time.Second {
+			return fmt.Errorf("address %s is not in use after a second: %w", ip, err)
+		}
+		time.Sleep(pause)
+	}
 }
 
 // podRoutes sends everything to the router, whose link address never has to be asked for.

@@ -70,25 +70,26 @@ func (a *attacher) both(index int, in, out *ebpf.Program, inName, outName string
 	return nil
 }
 
+// EnsureEndpoint is AttachEndpoint unless this process has attached them already.
+func (p *Programs) EnsureEndpoint(index int) error {
+	p.tc.mu.Lock()
+	done := p.tc.done[index]
+	p.tc.mu.Unlock()
+	if done {
+		return nil
+	}
+	return p.AttachEndpoint(index)
+}
+
 // AttachEndpoint puts the endpoint programs on the host's side of a pod's veth.
 func (p *Programs) AttachEndpoint(index int) error {
 	p.tc.mu.Lock()
 	defer p.tc.mu.Unlock()
-	if p.tc.done[index] {
-		return nil
-	}
 	if err := p.tc.both(index, p.endpoint.Programs["from_pod"], p.endpoint.Programs["to_pod"], "from_pod", "to_pod"); err != nil {
 		return err
 	}
 	p.tc.done[index] = true
 	return nil
-}
-
-// ForgetEndpoint is called when a veth is gone: its number may come back.
-func (p *Programs) ForgetEndpoint(index int) {
-	p.tc.mu.Lock()
-	defer p.tc.mu.Unlock()
-	delete(p.tc.done, index)
 }
 
 // AttachNode puts the programs on the overlay, the uplinks and the cgroup.
@@ -108,26 +109,32 @@ func (p *Programs) AttachNode() error {
 	return p.attachSockets()
 }
 
-// Missing lists the hooks of the node's own devices that lost our program, such
-// as after someone has deleted the qdisc.
-func (p *Programs) Missing() ([]string, error) {
-	devices := p.opt.Devices.Uplinks
-	if p.overlay != nil {
-		devices = append(devices[:len(devices):len(devices)], p.opt.Devices.Overlay)
-	}
-	var out []string
+// Lost tells whether one of the devices has lost a program of ours, such as
+// after someone has deleted its qdisc.
+func (p *Programs) Lost(devices ...int) (bool, error) {
 	for _, d := range devices {
 		for _, h := range []hook{ingress, egress} {
-			filters, err := p.tc.filters(d.Index, h)
+			filters, err := p.tc.filters(d, h)
 			if err != nil {
-				return nil, err
+				return false, err
 			}
 			if !hasOurs(filters) {
-				out = append(out, d.Name+" "+h.String())
+				return true, nil
 			}
 		}
 	}
-	return out, nil
+	return false, nil
+}
+
+// NodeDevices are the numbers of the devices that AttachNode puts programs on.
+func (p *Programs) NodeDevices() (out []int) {
+	for _, u := range p.opt.Devices.Uplinks {
+		out = append(out, u.Index)
+	}
+	if p.overlay != nil {
+		out = append(out, p.opt.Devices.Overlay.Index)
+	}
+	return out
 }
 
 // Foreign lists programs of others on the hooks of the uplinks; they are left alone.

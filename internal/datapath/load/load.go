@@ -232,6 +232,9 @@ func (p *Programs) all() map[string]*ebpf.Program {
 	return out
 }
 
+// Devices that the programs were loaded for.
+func (p *Programs) Devices() link.Devices { return p.opt.Devices }
+
 // Close lets go of the programs; what is attached goes on running.
 func (p *Programs) Close() {
 	for _, c := range p.net {

@@ -42,9 +42,17 @@ func (s *Set) ForgetAddresses(list ...netip.Addr) (int, error) {
 
 // Swept tells what a sweep found.
 type Swept struct {
-	Flows, ServiceFlows, NAT   int // rows alive
-	ExpiredFlows, ExpiredTotal int // rows deleted; of flows, of all three tables
+	Flows, ServiceFlows, NAT int // rows alive
+	Expired                  int // rows of all three that were deleted because their time was over
+	Early                    int // unanswered flows that were deleted because the table was nearly full
 }
+
+// Above this part of the table flows that nobody answered go early, so that
+// none that somebody uses is evicted for a flood's sake.
+const (
+	pressure     = 0.8
+	earlyTimeout = 2 * time.Second
+)
 
 // Sweep deletes rows whose time is over.
 func (s *Set) Sweep() (Swept, error) {
@@ -57,12 +65,19 @@ func (s *Set) Sweep() (Swept, error) {
 		return time.Duration(int32(now-last)) * time.Second / time.Duration(hz)
 	}
 	var r Swept
-	gone, err := prune(s, abi.MapFlows, func(k abi.FlowKey, f abi.Flow) bool {
+	flows, err := prune(s, abi.MapFlows, func(k abi.FlowKey, f abi.Flow) bool {
 		r.Flows++
 		return idle(f.Last) > flowTimeout(k, f)
 	})
-	r.ExpiredFlows = gone
-	r.Flows -= gone
+	r.Flows -= flows
+	if m := s.maps[abi.MapFlows]; m != nil && float64(r.Flows) > pressure*float64(m.MaxEntries()) {
+		var perr error
+		r.Early, perr = prune(s, abi.MapFlows, func(_ abi.FlowKey, f abi.Flow) bool {
+			return f.Flags&abi.FlowReplied == 0 && idle(f.Last) > earlyTimeout
+		})
+		err = errors.Join(err, perr)
+		r.Flows -= r.Early
+	}
 	vias, err2 := prune(s, abi.MapServiceFlows, func(k abi.FlowKey, f abi.ServiceFlow) bool {
 		r.ServiceFlows++
 		return idle(f.Last) > other(k.Protocol)
@@ -73,7 +88,7 @@ func (s *Set) Sweep() (Swept, error) {
 		return idle(e.Last) > timeoutOther && (k.Protocol != protocolTCP || !s.flowOf(k, e))
 	})
 	r.NAT -= nats
-	r.ExpiredTotal = gone + vias + nats
+	r.Expired = flows + vias + nats
 	return r, errors.Join(err, err2, err3)
 }
 

@@ -233,8 +233,8 @@ func TestSweepTakesWhatIsIdleForTooLong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Flows != 4 || r.ExpiredFlows != 4 {
-		t.Errorf("%d flows stay and %d expired, want 4 and 4", r.Flows, r.ExpiredFlows)
+	if r.Flows != 4 || r.Expired != 4 {
+		t.Errorf("%d flows stay and %d expired, want 4 and 4", r.Flows, r.Expired)
 	}
 }
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stentor-net/stentor/internal/datapath/nstest"
+)
+
+func (n *node) repair() {
+	n.c.t.Helper()
+	var err error
+	n.Do(func() { err = n.dp.Repair(context.Background()) })
+	if err != nil {
+		n.c.t.Error(err)
+	}
+}
+
+func TestWhatOthersBreakIsPutRight(t *testing.T) {
+	modes(t, func(t *testing.T, c *cluster) {
+		a, b, far := c.nodes[0].pod(), c.nodes[0].pod(), c.nodes[1].pod()
+		for _, p := range c.pods {
+			echo(t, p.Namespace)
+		}
+		n := c.nodes[0]
+		for _, breaking := range []string{
+			"tc qdisc del dev eth0 clsact",
+			"tc qdisc del dev " + a.link.HostIfName + " clsact",
+			"ip route flush proto 83 root 10.50.2.0/24",
+			"ip -6 route flush proto 83 root fd50:2::/64",
+			"ip route del unreachable 10.50.1.0/24",
+			"ip addr del 10.50.1.1/32 dev stentor_host",
+			"ip link del stentor_host",
+			"sysctl -qw net.ipv4.ip_forward=0",
+		} {
+			n.Run(t, breaking)
+			n.repair()
+			c.reaches(t, a.Namespace, append(b.addrs(), far.addrs()...)...)
+			c.reaches(t, far.Namespace, a.addrs()...)
+		}
+		if c.tunnel {
+			n.Run(t, "ip link del stentor_vxlan")
+			n.repair()
+			c.reaches(t, a.Namespace, far.addrs()...)
+		}
+	})
+}
+
+func TestARepairOfWhatIsRightChangesNothing(t *testing.T) {
+	c := newCluster(t, true)
+	n := c.nodes[0]
+	n.pod()
+	look := func() string {
+		var all []string
+		for _, cmd := range []string{"ip -d addr", "ip route", "ip -6 route", "tc filter show dev eth0 ingress", "tc filter show dev stentor_vxlan egress"} {
+			out, err := n.Output(cmd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, out)
+		}
+		return strings.Join(all, "\n")
+	}
+	n.repair()
+	before := look()
+	n.repair()
+	if after := look(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestAChangedConfigurationIsCarriedOutUnderTraffic(t *testing.T) {
+	c := newCluster(t, true)
+	a, far := c.nodes[0].pod(), c.nodes[1].pod()
+	stream := a.PingStream(far.link.IPv4, 2*time.Millisecond)
+	for _, aggregation := range []string{"none", "medium", "none"} {
+		cfg := c.nodes[0].cfg
+		cfg.MonitorAggregation = aggregation
+		var err error
+		c.nodes[0].Do(func() { err = c.nodes[0].dp.UpdateConfig(context.Background(), cfg) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Ping(far.link.IPv6, nstest.Wait); err != nil {
+		t.Error(err, c.state())
+	}
+	stream.Stop()
+	if stream.Err != nil || stream.Received != stream.Sent || stream.Sent == 0 {
+		t.Errorf("%d sent, %d came back, %v", stream.Sent, stream.Received, stream.Err)
+	}
+	cfg := c.nodes[0].cfg
+	cfg.BPFDir += "-other"
+	if err := c.nodes[0].dp.UpdateConfig(context.Background(), cfg); err == nil {
+		t.Error("the directory of the tables changed")
+	}
+}
+
+func TestForeignFiltersStay(t *testing.T) {
+	c := newCluster(t, true)
+	n := c.nodes[0]
+	n.Run(t, "tc filter add dev eth0 ingress prio 5 u32 match u32 0 0 flowid 1:1")
+	foreign, err := n.dp.programs.Foreign()
+	if err != nil || !slices.ContainsFunc(foreign, func(s string) bool { return strings.Contains(s, "eth0 ingress") && strings.Contains(s, "u32") }) {
+		t.Errorf("foreign filters %v, %v: want the u32 filter", foreign, err)
+	}
+	n.restart()
+	n.cleanup()
+	out, err := n.Output("tc filter show dev eth0 ingress")
+	if err != nil || !strings.Contains(out, "u32") || strings.Contains(out, "stentor") {
+		t.Errorf("%v: filters after cleanup:\n%s", err, out)
+	}
+	n.start()
+}
