@@ -246,18 +246,19 @@ func (d *addressDeriver) endpoints() {
 }
 
 // reservedLabels are the reserved identities with their labels. An API server
-// is also a remote node, or part of the world, as it happens to be.
-func reservedLabels(addresses []Address) map[identity.ID]label.Set {
+// may be this node, another node, or a part of the world.
+func reservedLabels(addresses []Address, apiServers []netip.Addr) map[identity.ID]label.Set {
 	out := identity.Reserved()
-	labels := out[identity.KubeAPIServer]
-	reserved := func(id identity.ID) label.Label { return label.Label{Source: label.SourceReserved, Key: id.Name()} }
+	labels := label.Set{{Source: label.SourceReserved, Key: identity.LabelKubeAPIServer}}
 	for _, a := range addresses {
 		switch {
+		case a.Source == SourceHost && slices.Contains(apiServers, a.Prefix.Addr()):
+			out[identity.Host] = identity.HostLabels(true)
 		case a.Identity != identity.KubeAPIServer:
 		case a.Source == SourceNode:
-			labels = append(labels, reserved(identity.RemoteNode))
+			labels = append(labels, label.Label{Source: label.SourceReserved, Key: identity.LabelRemoteNode})
 		default:
-			labels = append(labels, reserved(identity.World))
+			labels = append(labels, label.Label{Source: label.SourceReserved, Key: identity.LabelWorld})
 		}
 	}
 	out[identity.KubeAPIServer] = label.NewSet(labels...)

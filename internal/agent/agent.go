@@ -21,7 +21,7 @@ import (
 type world struct {
 	cluster       Cluster
 	startDatapath func(ctx context.Context, p place) (Datapath, error)
-	newEngine     func(policy.Options, policy.State) Engine
+	newEngine     func(policy.Options, policy.State) (Engine, error)
 }
 
 // Agent is one node's agent.
@@ -138,7 +138,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	enforce := &enforcer{
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
 		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
-		newEngine: func(s policy.State) Engine { return a.world.newEngine(a.opts.policyOptions(), s) },
+		newEngine: func(s policy.State) (Engine, error) { return a.world.newEngine(a.opts.policyOptions(), s) },
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}

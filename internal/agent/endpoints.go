@@ -163,7 +163,6 @@ func (m *endpoints) reserve(e *endpoint.Endpoint) error {
 		return err
 	}
 	e.ID, e.Incarnation = id, max(1, rand.Uint32())
-	e.Interface = fmt.Sprintf("stp%d", id)
 	m.coming[id] = true
 	return nil
 }
@@ -192,7 +191,7 @@ func (m *endpoints) plug(ctx context.Context, e *endpoint.Endpoint) error {
 	if err := m.dp.AddPodLink(ctx, &link); err != nil {
 		return err
 	}
-	e.MAC, e.NodeMAC, e.IfIndex = link.MAC, link.NodeMAC, link.IfIndex
+	e.Interface, e.MAC, e.NodeMAC, e.IfIndex = link.HostIfName, link.MAC, link.NodeMAC, link.IfIndex
 	if err := m.dp.PutEndpoint(base(*e)); err != nil {
 		return err
 	}

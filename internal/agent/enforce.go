@@ -31,7 +31,7 @@ type enforcer struct {
 	ids       *allocator
 	checks    *checks
 	dp        Datapath
-	newEngine func(policy.State) Engine
+	newEngine func(policy.State) (Engine, error)
 
 	engine   Engine // nil: make it from the state of the kernel
 	numbers  *numbering
@@ -94,7 +94,9 @@ func (f *enforcer) step() error {
 		if err != nil {
 			return fmt.Errorf("read policy of the datapath: %w", err)
 		}
-		f.engine = f.newEngine(state)
+		if f.engine, err = f.newEngine(state); err != nil {
+			return fmt.Errorf("start the policy engine: %w", err)
+		}
 	}
 	if f.numbers == nil {
 		found, err := f.dp.NodeRows()
@@ -117,6 +119,7 @@ func (f *enforcer) step() error {
 	if err := f.setNodes(after); err != nil {
 		return err
 	}
+	f.ids.setLocal(out.LocalIdentities)
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
 	f.report(out)
@@ -171,11 +174,19 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.In
 	in := policy.Input{
 		Identities: f.ids.known(),
 		Namespaces: map[string]map[string]string{},
+		Ports:      map[netip.Addr][]endpoint.Port{},
 		Objects:    rowsOf(f.tables.policies),
 		Addresses:  make([]policy.Address, 0, len(rows)),
 	}
-	for id, labels := range reservedLabels(rows) {
+	for id, labels := range reservedLabels(rows, service.APIServers(f.tables.slices.Snapshot())) {
 		in.Identities[id] = labels
+	}
+	for _, r := range f.tables.remotes.Snapshot().All() {
+		for _, ip := range r.IPs {
+			if len(r.Ports) > 0 {
+				in.Ports[ip] = r.Ports
+			}
+		}
 	}
 	for _, n := range f.tables.namespaces.Snapshot().All() {
 		in.Namespaces[n.Name] = n.Labels
@@ -184,7 +195,7 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.In
 		in.Addresses = append(in.Addresses, a.Address)
 	}
 	for _, e := range subjects {
-		s := policy.Subject{Endpoint: e.ID, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports}
+		s := policy.Subject{Endpoint: e.ID, Incarnation: e.Incarnation, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports}
 		own := func(a netip.Addr) policy.Address {
 			if !a.IsValid() {
 				return policy.Address{}

@@ -211,6 +211,7 @@ func (k *fakeKernel) AddPodLink(_ context.Context, l *PodLink) error {
 		return err
 	}
 	k.ifindex++
+	l.HostIfName = fmt.Sprint("host", k.ifindex)
 	l.IfIndex, l.MAC, l.NodeMAC = k.ifindex, [6]byte{2, 0, 0, 0, 0, byte(k.ifindex)}, [6]byte{2, 1, 0, 0, 0, byte(k.ifindex)}
 	k.links[l.NetNS] = *l
 	return nil
@@ -438,8 +439,8 @@ func (l *lab) launch() {
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
-		newEngine: func(_ policy.Options, s policy.State) Engine {
-			return &fakeEngine{rows: s.Endpoints}
+		newEngine: func(_ policy.Options, s policy.State) (Engine, error) {
+			return &fakeEngine{rows: s.Endpoints}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

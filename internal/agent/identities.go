@@ -20,7 +20,7 @@ import (
 // numbers for one set at the same time: all of them settle on the lower one as
 // soon as they see both.
 //
-// mu guards created; making guards the calls that create, so that one set gets
+// mu guards created and local; making guards the calls that create, so that one set gets
 // one number from this agent.
 type allocator struct {
 	cluster Cluster
@@ -28,6 +28,7 @@ type allocator struct {
 
 	mu      sync.Mutex
 	created map[string]identity.Identity // by label.Set.Key: made here, not yet seen in the table
+	local   map[identity.ID]label.Set    // the policy engine's own, for prefixes
 	making  sync.Mutex
 }
 
@@ -132,4 +133,18 @@ func (a *allocator) isCreated(id identity.ID) bool {
 		}
 	}
 	return false
+}
+
+// setLocal keeps the identities that the policy engine made for prefixes.
+func (a *allocator) setLocal(m map[identity.ID]label.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.local = m
+}
+
+// locals returns them. The map does not change.
+func (a *allocator) locals() map[identity.ID]label.Set {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.local
 }

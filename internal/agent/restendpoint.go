@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 // endpointList returns the endpoints that carry all of the labels.
@@ -187,9 +189,10 @@ func (a *Agent) identityList(labels []string) []rest.Identity {
 
 func (a *Agent) allIdentities() map[identity.ID]label.Set {
 	all := a.ids.known()
-	for id, set := range reservedLabels(rowsOf(a.tables.addresses)) {
+	for id, set := range reservedLabels(rowsOf(a.tables.addresses), service.APIServers(a.tables.slices.Snapshot())) {
 		all[id] = set
 	}
+	maps.Copy(all, a.ids.locals())
 	return all
 }
 

@@ -103,3 +103,11 @@ func writeFile(path string, content []byte, mode os.FileMode) error {
 	}
 	return os.Rename(tmp.Name(), path)
 }
+
+// removeAll forgets all endpoints and the place of the node.
+func (d stateDir) removeAll() error {
+	if err := os.RemoveAll(filepath.Join(string(d), "state")); err != nil {
+		return fmt.Errorf("remove state: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/stentor-net/stentor/internal/datapath"
+	"github.com/stentor-net/stentor/internal/policy"
+)
+
+// Run is the agent of one node, until ctx ends. What is in the kernel then goes
+// on working; the next agent adopts it.
+func Run(ctx context.Context, log *slog.Logger, o Options) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	cluster, err := newKubeCluster(o)
+	if err != nil {
+		return fmt.Errorf("reach the API server: %w", err)
+	}
+	log.Info("agent starts", "version", o.Version, "node", o.NodeName, "apiServer", cluster.Host())
+	return newAgent(log, o, world{
+		cluster: cluster,
+		startDatapath: func(ctx context.Context, p place) (Datapath, error) {
+			return datapath.Start(ctx, log, o.datapathConfig(p))
+		},
+		newEngine: func(o policy.Options, s policy.State) (Engine, error) { return policy.New(o, s) },
+	}).Run(ctx)
+}
+
+// Cleanup removes everything that an agent with these options made on the node:
+// pods lose their network.
+func Cleanup(ctx context.Context, o Options) error {
+	if o.CNIConfFile != "" && !o.CustomCNIConf {
+		if err := RemoveCNIConf(o.CNIConfFile); err != nil {
+			return err
+		}
+	}
+	if err := datapath.Cleanup(ctx, o.datapathConfig(place{})); err != nil {
+		return fmt.Errorf("clean up the datapath: %w", err)
+	}
+	return stateDir(o.RunDir).removeAll()
+}
+
+func (o *Options) datapathConfig(p place) datapath.Config {
+	c := datapath.Config{
+		BPFDir: filepath.Join(o.BPFRoot, "stentor"), CgroupRoot: o.CgroupRoot,
+		IPv4: o.IPv4, IPv6: o.IPv6,
+		Tunnel: o.Routing == RoutingTunnel, TunnelPort: o.TunnelPort, DirectRoutes: o.AutoDirectNodeRoutes,
+		Devices: o.Devices, NodeIPs: p.InternalIP, Router: p.routers(), PodCIDRs: p.PodCIDRs,
+		MTU: o.MTU, Masquerade4: o.IPv4 && o.Masquerade4, Masquerade6: o.IPv6 && o.Masquerade6,
+		SocketLB: o.SocketLB, MonitorAggregation: o.MonitorAggregation,
+	}
+	for _, r := range []netip.Prefix{o.NativeCIDR4, o.NativeCIDR6} {
+		if r.IsValid() {
+			c.NativeCIDRs = append(c.NativeCIDRs, r)
+		}
+	}
+	return c
+}
