@@ -63,14 +63,16 @@ func list(ctx context.Context, o *ListOptions) error {
 		return err
 	}
 	slices.SortFunc(got.Maps, func(a, b rest.BPFMap) int { return strings.Compare(name(a), name(b)) })
-	return command.Print(o.Streams, o.Output, []command.Column[rest.BPFMap]{
-		{Name: "NAME", Value: name},
-		{Name: "TYPE", Value: func(m rest.BPFMap) string { return m.Type }},
-		{Name: "ENTRIES", Value: func(m rest.BPFMap) string { return strconv.FormatInt(m.Entries, 10) }},
-		{Name: "MAX", Value: func(m rest.BPFMap) string { return strconv.FormatInt(m.MaxEntries, 10) }},
-		{Name: "MEMORY", Value: func(m rest.BPFMap) string { return Bytes(m.Memory) }},
-		{Name: "PATH", Value: func(m rest.BPFMap) string { return m.Path }, Wide: true},
-	}, got.Maps, nil)
+	return command.Print(o.Streams, o.Output, columns, got.Maps, nil)
+}
+
+var columns = []command.Column[rest.BPFMap]{
+	{Name: "NAME", Value: name},
+	{Name: "TYPE", Value: func(m rest.BPFMap) string { return m.Type }},
+	{Name: "ENTRIES", Value: func(m rest.BPFMap) string { return count(m.Entries) }},
+	{Name: "MAX", Value: func(m rest.BPFMap) string { return strconv.FormatInt(m.MaxEntries, 10) }},
+	{Name: "MEMORY", Value: func(m rest.BPFMap) string { return bytes(m.Memory) }},
+	{Name: "PATH", Value: func(m rest.BPFMap) string { return m.Path }, Wide: true},
 }
 
 func name(m rest.BPFMap) string {
@@ -80,8 +82,8 @@ func name(m rest.BPFMap) string {
 	return m.Name
 }
 
-// Bytes in units that a person reads.
-func Bytes(n int64) string {
+// bytes in units that a person reads.
+func bytes(n int64) string {
 	switch {
 	case n <= 0:
 		return ""
@@ -133,10 +135,36 @@ func get(ctx context.Context, o *GetOptions) error {
 		}
 		return err
 	}
+	if len(got.Cache) == 0 {
+		return decoded(ctx, o, agent, got)
+	}
 	return command.Print(o.Streams, o.Output, []command.Column[rest.BPFMapEntry]{
 		{Name: "KEY", Value: func(e rest.BPFMapEntry) string { return e.Key }},
 		{Name: "VALUE", Value: func(e rest.BPFMapEntry) string { return e.Value }},
 		{Name: "STATE", Value: func(e rest.BPFMapEntry) string { return e.DesiredAction }, Wide: true},
 		{Name: "ERROR", Value: func(e rest.BPFMapEntry) string { return e.LastError }, Wide: true},
 	}, got.Cache, got)
+}
+
+// decoded prints a map whose entries the agent does not list as they are: from
+// the dump of the same name, or else what there is to say about the map.
+func decoded(ctx context.Context, o *GetOptions, agent *client.Client, m rest.BPFMap) error {
+	var dump rest.Table
+	err := agent.Get(ctx, rest.PathBPF+url.PathEscape(o.Map), nil, &dump)
+	if client.NotFound(err) {
+		fmt.Fprintln(o.Err, "its entries are not printed one by one")
+		return command.Print(o.Streams, o.Output, columns, []rest.BPFMap{m}, m)
+	}
+	if err != nil {
+		return err
+	}
+	return command.PrintTable(o.Streams, o.Output, dump.Headings, dump.Rows)
+}
+
+// count of entries; a negative one is not known.
+func count(n int64) string {
+	if n < 0 {
+		return ""
+	}
+	return strconv.FormatInt(n, 10)
 }

@@ -6,6 +6,7 @@ package config
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -123,11 +124,16 @@ func fetch(ctx context.Context, agent *client.Client) ([]setting, error) {
 			byKey[key] = setting{Key: key, Value: value}
 		}
 		if r := st.Realized; r != nil {
-			for key, value := range r.Options {
-				byKey[key] = setting{Key: key, Value: value, Mutable: true}
-			}
+			mutable := maps.Clone(r.Options)
 			if r.PolicyEnforcement != "" {
-				byKey["enable-policy"] = setting{Key: "enable-policy", Value: r.PolicyEnforcement, Mutable: true}
+				if mutable == nil {
+					mutable = rest.ConfigurationMap{}
+				}
+				mutable["enable-policy"] = r.PolicyEnforcement
+			}
+			for key, value := range mutable {
+				_, fixed := st.Immutable[key]
+				byKey[key] = setting{Key: key, Value: value, Mutable: !fixed}
 			}
 		}
 	}

@@ -23,7 +23,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "policy", Aliases: []string{"policies"},
 		Short: "Show the network policies in force",
-	}, NewCmdGet(f, nil), NewCmdSelectors(f, nil))
+	}, NewCmdGet(f, nil))
 }
 
 // GetOptions of `policy get`.

@@ -33,7 +33,7 @@ type page struct {
 }
 
 func (p *page) line(name, color, text string) {
-	fmt.Fprintf(&p.b, "%-12s %s\n", name+":", p.s.Paint(color, text))
+	fmt.Fprintf(&p.b, "%-16s %s\n", name+":", p.s.Paint(color, text))
 }
 
 // node is one agent, check by check.
