@@ -25,6 +25,7 @@ type command struct {
 var commands = []command{
 	{"http", "[-listen ADDR]...", "HTTP server: /ip /hostname /headers /status/N /echo /bytes/N /delay/MS and the Death Star's API below /v1/", runHTTP},
 	{"get", "[flags] URL", "HTTP client", runGet},
+	{"serve", "[-offset N]", "http on 80, tcp-echo and udp-echo on 7, stream-recv on 9000", runServe},
 	{"tcp-echo", "[-listen ADDR]", "TCP server that sends back what it gets", runTCPEcho},
 	{"udp-echo", "[-listen ADDR]", "UDP server that sends back what it gets", runUDPEcho},
 	{"tcp", "[flags] HOST:PORT", "send a line over TCP and print the answer", runTCPClient},

@@ -56,7 +56,7 @@ kubelet and containerd in it. Nothing of it touches the machine's own network.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newUp(), newDown(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit(), newExecChild())
+	cmd.AddCommand(newUp(), newDemo(), newDown(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit(), newExecChild())
 	return cmd
 }
 

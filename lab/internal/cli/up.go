@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,6 +37,11 @@ func newUp() *cobra.Command {
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runUp(cmd, f) },
 	}
+	f.bind(cmd)
+	return cmd
+}
+
+func (f *upFlags) bind(cmd *cobra.Command) {
 	labFlags(cmd, &f.options)
 	fl := cmd.Flags()
 	fl.IntVar(&f.options.Nodes, "nodes", 2, "number of nodes, 1 to 5")
@@ -48,13 +54,24 @@ func newUp() *cobra.Command {
 	fl.StringVar(&f.chart, "chart", "", "Helm chart to install (default: deploy/chart of the source tree)")
 	fl.StringVar(&f.cache, "cache", "", "folder for built images (default: .build/images of the source tree)")
 	fl.DurationVar(&f.timeout, "timeout", 2*time.Minute, "time for everything but building images")
-	return cmd
 }
 
 func runUp(cmd *cobra.Command, f *upFlags) error {
-	bins, err := binDir()
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	lab, err := f.up(ctx, progress.New(os.Stderr))
 	if err != nil {
 		return err
+	}
+	fmt.Fprintf(os.Stderr, "\n  export KUBECONFIG=%s\n  kubectl get nodes,pods -A -o wide\n", lab.Plan.Kubeconfig())
+	return nil
+}
+
+// up fills in the folders that were not given, and brings the lab up.
+func (f *upFlags) up(ctx context.Context, out *progress.Printer) (*cluster.Lab, error) {
+	bins, err := binDir()
+	if err != nil {
+		return nil, err
 	}
 	repo := repoDir(bins)
 	if f.chart == "" && repo != "" {
@@ -65,24 +82,20 @@ func runUp(cmd *cobra.Command, f *upFlags) error {
 	}
 	for _, p := range []*string{&f.cache, &f.chart} {
 		if *p, err = filepath.Abs(*p); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if _, err := plan.New(f.options); err != nil {
-		return usageError{err}
+		return nil, usageError{err}
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	out := progress.New(os.Stderr)
 	lab, err := cluster.Up(ctx, cluster.UpOptions{
 		Options: f.options, BinDir: bins, CacheDir: f.cache, ChartDir: f.chart, Timeout: f.timeout, Out: out,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out.Step("lab %q is up", lab.Plan.Name)
-	fmt.Fprintf(os.Stderr, "\n  export KUBECONFIG=%s\n  kubectl get nodes,pods -A -o wide\n", lab.Plan.Kubeconfig())
-	return nil
+	return lab, nil
 }
 
 func newDown() *cobra.Command {

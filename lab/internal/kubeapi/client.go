@@ -127,6 +127,16 @@ func PodCIDRs(n *corev1.Node) ([]netip.Prefix, error) {
 // Apply creates or updates every object of the YAML documents (server-side
 // apply).
 func (c *Client) Apply(ctx context.Context, manifests string) error {
+	return each(manifests, func(u *unstructured.Unstructured) error {
+		if err := c.applyOne(ctx, u); err != nil {
+			return fmt.Errorf("apply %s %s: %w", u.GetKind(), u.GetName(), err)
+		}
+		return nil
+	})
+}
+
+// each calls f for every object of the YAML documents, until an error.
+func each(manifests string, f func(*unstructured.Unstructured) error) error {
 	dec := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(manifests), 4096)
 	for {
 		u := new(unstructured.Unstructured)
@@ -140,30 +150,20 @@ func (c *Client) Apply(ctx context.Context, manifests string) error {
 		if len(u.Object) == 0 {
 			continue
 		}
-		if err := c.applyOne(ctx, u); err != nil {
-			return fmt.Errorf("apply %s %s: %w", u.GetKind(), u.GetName(), err)
+		if err := f(u); err != nil {
+			return err
 		}
 	}
 }
 
 func (c *Client) applyOne(ctx context.Context, u *unstructured.Unstructured) error {
-	gvk := u.GroupVersionKind()
-	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	r, err := c.resource(u.GroupVersionKind(), u.GetNamespace())
 	if err != nil {
-		c.mapper.Reset()
 		return err
 	}
 	raw, err := u.MarshalJSON()
 	if err != nil {
 		return err
-	}
-	var r dynamic.ResourceInterface = c.dyn.Resource(m.Resource)
-	if m.Scope.Name() == "namespace" {
-		ns := u.GetNamespace()
-		if ns == "" {
-			ns = "default"
-		}
-		r = c.dyn.Resource(m.Resource).Namespace(ns)
 	}
 	force := true
 	_, err = r.Patch(ctx, u.GetName(), types.ApplyPatchType, raw, metav1.PatchOptions{FieldManager: "stentor-lab", Force: &force})

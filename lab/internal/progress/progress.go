@@ -24,9 +24,16 @@ type Printer struct {
 // New makes a printer. Marks and colours appear only on a terminal, and
 // colours only without NO_COLOR.
 func New(out *os.File) *Printer {
-	_, err := unix.IoctlGetTermios(int(out.Fd()), unix.TCGETS)
-	return &Printer{out: out, tty: err == nil, start: time.Now()}
+	return &Printer{out: out, tty: terminal(out), start: time.Now()}
 }
+
+func terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// Colour says whether what is written to f may have colours.
+func Colour(f *os.File) bool { return terminal(f) && os.Getenv("NO_COLOR") == "" }
 
 // Elapsed is the time since the printer was made.
 func (p *Printer) Elapsed() time.Duration { return time.Since(p.start) }
