@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -22,6 +23,7 @@ type world struct {
 	cluster       Cluster
 	startDatapath func(ctx context.Context, p place) (Datapath, error)
 	newEngine     func(policy.Options, policy.State) (Engine, error)
+	hostAddresses func() ([]netip.Addr, error) // nil: those of the process's network namespace
 }
 
 // Agent is one node's agent.
@@ -78,7 +80,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
-	g.Go(func() error { return (&hostAddresses{writer: a.own.hostAddresses}).Run(ctx) })
+	g.Go(func() error {
+		return (&hostAddresses{writer: a.own.hostAddresses, read: a.world.hostAddresses}).Run(ctx)
+	})
 	g.Go(func() error { return a.watchAPIServer(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
 	g.Go(func() error { return a.boot(ctx, g) })
