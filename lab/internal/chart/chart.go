@@ -43,8 +43,23 @@ type Result struct {
 	Unknown  []string // of Options.Values, those that the chart has not
 }
 
-// Install installs the chart, or upgrades the release that is there. It does
-// not wait for anything to run.
+// CRDs are the chart's custom resource definitions, YAML. Install leaves them
+// out: it would wait for each with seconds between two looks, and Helm never
+// upgrades them.
+func CRDs(dir string) ([]string, error) {
+	ch, err := loader.Load(dir)
+	if err != nil {
+		return nil, fmt.Errorf("chart: %w", err)
+	}
+	var out []string
+	for _, c := range ch.CRDObjects() {
+		out = append(out, string(c.File.Data))
+	}
+	return out, nil
+}
+
+// Install installs the chart without its CRDs, or upgrades the release that is
+// there. It does not wait for anything to run.
 func Install(ctx context.Context, o Options) (*Result, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -68,6 +83,7 @@ func Install(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		in := action.NewInstall(cfg)
 		in.ReleaseName, in.Namespace, in.CreateNamespace = o.Release, o.Namespace, true
+		in.SkipCRDs, in.DisableOpenAPIValidation = true, true
 		rel, err := in.RunWithContext(ctx, ch, vals)
 		if err != nil {
 			return nil, fmt.Errorf("install chart %s: %w", o.Dir, err)
@@ -76,6 +92,7 @@ func Install(ctx context.Context, o Options) (*Result, error) {
 	}
 	up := action.NewUpgrade(cfg)
 	up.Namespace, up.MaxHistory = o.Namespace, 3
+	up.SkipCRDs, up.DisableOpenAPIValidation = true, true
 	rel, err := up.RunWithContext(ctx, o.Release, ch, vals)
 	if err != nil {
 		return nil, fmt.Errorf("upgrade chart %s: %w", o.Dir, err)

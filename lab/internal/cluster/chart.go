@@ -71,6 +71,19 @@ func chartValues(p *plan.Plan, images []string, unified bool) object {
 	return v
 }
 
+// installCRDs needs nothing but the API server.
+func (b *builder) installCRDs(ctx context.Context) error {
+	crds, err := chart.CRDs(b.ChartDir)
+	if err != nil {
+		return err
+	}
+	if err := b.kube.EstablishCRDs(ctx, crds); err != nil {
+		return err
+	}
+	b.phase("CRDs established")
+	return nil
+}
+
 func (b *builder) installChart(ctx context.Context) error {
 	p := b.Plan
 	res, err := chart.Install(ctx, chart.Options{
