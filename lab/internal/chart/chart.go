@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v3/pkg/action"
 	helmchart "helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/cli/values"
 	"helm.sh/helm/v3/pkg/getter"
 	"helm.sh/helm/v3/pkg/storage/driver"
@@ -112,6 +113,7 @@ func Render(ctx context.Context, o Options) (string, error) {
 	in := action.NewInstall(new(action.Configuration))
 	in.ReleaseName, in.Namespace = o.Release, o.Namespace
 	in.DryRun, in.ClientOnly = true, true
+	in.KubeVersion = &chartutil.KubeVersion{Version: "v1.36.3", Major: "1", Minor: "36"} // the library's own is very old
 	rel, err := in.RunWithContext(ctx, ch, vals)
 	if err != nil {
 		return "", fmt.Errorf("render chart %s: %w", o.Dir, err)
