@@ -61,7 +61,7 @@ func (c *change) splitOff(from *movingClass, peers []*movingPeer) {
 	for _, p := range peers {
 		c.join(p, k)
 	}
-	k.elect()
+	c.electRow(k)
 }
 
 func (c *change) newClass() (uint32, bool) {
