@@ -217,6 +217,9 @@ func (c *change) classWith(row int32) (uint32, bool) {
 	for i, s := range c.slotNum {
 		w.Row[s] = c.m.rows[row][i]
 	}
+	for _, f := range c.fresh { // detours, too: endpoints are there now
+		w.Row[f.number] = c.m.rows[row][f.slot]
+	}
 	c.emit(w)
 	k := c.class(n)
 	k.row, k.steady = row, true
