@@ -27,6 +27,7 @@ type Answer struct {
 	PeerIdentity identity.ID
 	PeerPrefix   netip.Prefix // row that says who the peer is
 	Known        bool         // whether the peer's labels are known
+	Closed       bool         // there was no slot left for the endpoint's policy
 	// Deciding are the rules that allow or deny, if any does.
 	Deciding []Origin
 	// Default are the rules that put the endpoint under default deny. If
@@ -55,6 +56,8 @@ func (a Answer) Why() string {
 	switch {
 	case len(a.Deciding) > 0:
 		return verb + " by " + names(a.Deciding)
+	case a.Closed:
+		return "denied: there is no slot left for the endpoint's policy"
 	case a.Verdict == Deny && len(a.Default) > 0:
 		return "denied by default, because of " + names(a.Default)
 	case a.Verdict == Deny:
@@ -76,6 +79,7 @@ func (e *Engine) Explain(q Question) (Answer, error) {
 	}
 	out, peer := e.explainPeer(q)
 	if m.slots[w.slots[q.Direction]].closed {
+		out.Closed = true
 		return out, nil
 	}
 	if !w.enforcing[q.Direction] {
@@ -146,7 +150,7 @@ func origins(items []*item) []Origin {
 func near(s *slot, matching []*item, q Question) []Near {
 	var out []Near
 	for _, it := range s.items {
-		if it.rule.verdict == Deny || len(it.rule.peers) == 0 {
+		if it.rule.verdict == Deny || len(it.rule.peers) == 0 || it.rule == localhostRule {
 			continue
 		}
 		n := Near{Origin: it.rule.origin}
