@@ -98,6 +98,7 @@ type node struct {
 	ring  *ringbuf.Reader
 	bank  *ebpf.Map
 	cfg   config
+	first uint32 // next free backend
 	spy   bool
 }
 
