@@ -74,7 +74,7 @@ func devices(t testing.TB) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = name
 		link := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}
-		if err := netlink.LinkAdd(link); err != nil {
+		if err := netlink.LinkAdd(link); err != nil && !errors.Is(err, os.ErrExist) { // processes of a fuzz run share them
 			t.Fatalf("add link %s: %v", name, err)
 		}
 		if err := netlink.LinkSetUp(link); err != nil {
@@ -98,6 +98,7 @@ type node struct {
 	ring  *ringbuf.Reader
 	bank  *ebpf.Map
 	cfg   config
+	first uint32 // next free backend
 	spy   bool
 }
 
@@ -158,6 +159,8 @@ func (n *node) spec(object string) *ebpf.CollectionSpec {
 	}
 	if n.spy {
 		addSpy(spec)
+	} else {
+		spec.Maps["spy"] = spyMap()
 	}
 	for _, c := range []config{defaults(), n.cfg} {
 		for k, v := range c {
