@@ -62,7 +62,7 @@ func newRealCluster(t *testing.T, routing string) *realCluster {
 		n.opts, err = Load(Sources{Flags: map[string]string{
 			"node-name": fmt.Sprint("n", n.n), "enable-ipv6": "true", "ipam": "kubernetes", "routing-mode": routing,
 			"auto-direct-node-routes": fmt.Sprint(routing == RoutingNative), "bpf-root": filepath.Join(bpf, n.Name),
-			"state-dir": dir, "socket-path": filepath.Join(dir, "s.sock"), "write-cni-conf-when-ready": "", "cluster-health-port": "0",
+			"state-dir": dir, "socket-path": filepath.Join(dir, "s.sock"), "write-cni-conf-when-ready": "", "cluster-health-port": "0", "agent-health-port": "0",
 			"bpf-lb-sock": "false",
 		}})
 		if err != nil {
