@@ -138,6 +138,7 @@ func runStreamRecv(ctx context.Context, args []string) error {
 		}
 		if runs[run] == nil {
 			runs[run] = &count{}
+			fmt.Printf("stream %d from %s\n", run, from)
 		}
 		switch kind {
 		case kindData:
