@@ -71,6 +71,17 @@ func chartValues(p *plan.Plan, images []string, unified bool) object {
 	return v
 }
 
+// agentNotReady keeps pods away from a node until the agent there says that it
+// can carry them, as administrators of real clusters do.
+const agentNotReady = "node.cilium.io/agent-not-ready"
+
+func taints(p *plan.Plan) []string {
+	if p.CNI == plan.CNIStentor {
+		return []string{agentNotReady}
+	}
+	return nil
+}
+
 // installCRDs needs nothing but the API server.
 func (b *builder) installCRDs(ctx context.Context) error {
 	crds, err := chart.CRDs(b.ChartDir)

@@ -256,7 +256,7 @@ func (b *builder) nodeSpec(n plan.Node, images []string, hosts map[string]string
 		PodCIDRs: p.PodCIDRs, DNS: p.DNS, KubeProxy: p.KubeProxy,
 		API: netip.AddrPortFrom(p.APIHost(), plan.APIPort).String(),
 		Dir: p.Path("nodes", n.Name), PKIDir: p.Path("pki"), BinDir: b.BinDir, ImageDir: b.CacheDir,
-		Images: images, Hosts: hosts,
+		Images: images, Hosts: hosts, Taints: taints(p),
 		Cgroups: b.cgroups, Cgroup: p.Cgroup + "/" + n.Name,
 	}
 	for _, name := range cniPlugins(p) {
