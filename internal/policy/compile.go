@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -145,7 +146,9 @@ func (c *compiler) subjects(rules []*rule) {
 	for i := range c.in.Subjects {
 		order[i] = &c.in.Subjects[i]
 	}
-	slices.SortStableFunc(order, func(a, b *Subject) int { return c.e.age(a) - c.e.age(b) })
+	slices.SortStableFunc(order, func(a, b *Subject) int {
+		return cmp.Or(c.e.age(a)-c.e.age(b), cmp.Compare(a.Endpoint, b.Endpoint))
+	})
 	for _, s := range order {
 		k := s.Labels.Key()
 		mine, ok := selected[k]
