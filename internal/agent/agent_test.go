@@ -17,6 +17,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 func firstIP(r rest.CNIResult) netip.Addr {
@@ -328,8 +329,10 @@ func TestStatusFailsUntilPodsCanBeAttached(t *testing.T) {
 	}
 	row, _ := l.agent.tables.nodes.Get("n1")
 	row.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("fd00:1::/120")}
-	l.cluster.raw.Nodes.Upsert(row)
+	l.cluster.mu.Lock()
 	l.cluster.ranges = row.PodCIDRs
+	l.cluster.mu.Unlock()
+	l.cluster.raw.Nodes.Upsert(row)
 	l.await("the agent is ready", func() bool { return l.client.Call(t.Context(), "GET", rest.PathCNIStatus, nil, nil) == nil })
 	l.await("the configuration is written", func() bool {
 		_, err := os.Stat(filepath.Join(l.dir, "net.d", "05-stentor.conflist"))
@@ -340,4 +343,25 @@ func TestStatusFailsUntilPodsCanBeAttached(t *testing.T) {
 		defer l.cluster.mu.Unlock()
 		return l.cluster.marked
 	})
+}
+
+func TestAServiceBecomesAFrontend(t *testing.T) {
+	l := newLab(t).start()
+	l.cluster.raw.Services.Upsert(service.Service{Namespace: "default", Name: "web", Type: "ClusterIP", ClusterIPs: addrs("10.96.0.7"), Ports: []service.Port{{Protocol: 6, Port: 80}}})
+	l.cluster.raw.Slices.Upsert(service.Slice{
+		Namespace: "default", Name: "web-1", Service: "web", Ports: []service.SlicePort{{Protocol: 6, Port: 8080}},
+		Endpoints: []service.SliceEndpoint{{Addresses: addrs("10.0.1.9"), Ready: true, Serving: true}},
+	})
+	l.await("the datapath has it", func() bool {
+		l.kernel.mu.Lock()
+		defer l.kernel.mu.Unlock()
+		return len(l.kernel.frontends) == 1 && len(l.kernel.frontends[0].Backends) == 1
+	})
+	var got []rest.Service
+	if err := l.client.Call(t.Context(), "GET", rest.PathService, nil, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Spec.FrontendAddress.IP != "10.96.0.7" || got[0].Spec.BackendAddresses[0].Port != 8080 {
+		t.Errorf("got %+v", got)
+	}
 }
