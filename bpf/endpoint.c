@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
+#include "lib/too_big.h"
 #include "lib/translate.h"
 
 enum {
@@ -114,6 +115,9 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 		return deliver(skb, p, f->endpoint[!side]);
 	if (!f->node)
 		return to_stack(skb, p);
+	p->endpoint = f->endpoint[side];
+	if (is_too_big(skb, p))
+		return answer_too_big(skb, p);
 	if (cfg_tunnel)
 		return to_overlay_device(skb, p, f->node, f->identity[side]);
 	return to_uplink(skb, p);

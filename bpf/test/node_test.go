@@ -74,7 +74,7 @@ func devices(t testing.TB) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = name
 		link := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}
-		if err := netlink.LinkAdd(link); err != nil {
+		if err := netlink.LinkAdd(link); err != nil && !errors.Is(err, os.ErrExist) { // processes of a fuzz run share them
 			t.Fatalf("add link %s: %v", name, err)
 		}
 		if err := netlink.LinkSetUp(link); err != nil {
@@ -97,8 +97,9 @@ type node struct {
 	progs map[string]*ebpf.Program
 	ring  *ringbuf.Reader
 	bank  *ebpf.Map
-	vip   uint16 // last service id
+	cfg   config
 	first uint32 // next free backend
+	spy   bool
 }
 
 var loaders = map[string]func() (*ebpf.CollectionSpec, error){
@@ -111,23 +112,26 @@ var small = map[string]uint32{
 	abi.MapIpcache: 4096, abi.MapEvents: 1 << 20,
 }
 
-// newNode loads the objects with the settings and one set of maps.
-func newNode(t testing.TB, cfg config) *node { return loadNode(t, cfg, true) }
+// newNode makes one set of maps; programs are loaded with the settings when they first run.
+func newNode(t testing.TB, cfg config) *node { return makeNode(t, cfg, true) }
 
-func loadNode(t testing.TB, cfg config, spy bool) *node {
+func makeNode(t testing.TB, cfg config, spy bool) *node {
 	t.Helper()
 	requireRoot(t)
 	devices(t)
-	n := &node{TB: t, maps: map[string]*ebpf.Map{}, progs: map[string]*ebpf.Program{}}
-	for name, load := range loaders {
-		spec, err := load()
-		if err != nil {
-			t.Fatal(err)
+	n := &node{TB: t, maps: map[string]*ebpf.Map{}, progs: map[string]*ebpf.Program{}, cfg: cfg, spy: spy}
+	for object := range loaders {
+		for name, m := range n.spec(object).Maps {
+			if n.maps[name] != nil || strings.HasPrefix(name, ".") {
+				continue
+			}
+			made, err := ebpf.NewMap(m)
+			if err != nil {
+				t.Fatalf("create map %s: %v", name, err)
+			}
+			t.Cleanup(func() { made.Close() })
+			n.maps[name] = made
 		}
-		if spy {
-			addSpy(spec)
-		}
-		n.load(name, spec, cfg)
 	}
 	n.addBank()
 	reader, err := ringbuf.NewReader(n.maps[abi.MapEvents])
@@ -146,9 +150,19 @@ func defaults() config {
 	}
 }
 
-func (n *node) load(name string, spec *ebpf.CollectionSpec, cfg config) {
+// spec returns an object with the node's settings.
+func (n *node) spec(object string) *ebpf.CollectionSpec {
 	n.Helper()
-	for _, c := range []config{defaults(), cfg} {
+	spec, err := loaders[object]()
+	if err != nil {
+		n.Fatal(err)
+	}
+	if n.spy {
+		addSpy(spec)
+	} else {
+		spec.Maps["spy"] = spyMap()
+	}
+	for _, c := range []config{defaults(), n.cfg} {
 		for k, v := range c {
 			if spec.Variables[k] == nil {
 				continue
@@ -163,10 +177,34 @@ func (n *node) load(name string, spec *ebpf.CollectionSpec, cfg config) {
 			spec.Maps[m].MaxEntries = size
 		}
 	}
+	return spec
+}
+
+// object of each program.
+var objectOf = map[string]string{
+	"from_pod": "endpoint", "to_pod": "endpoint", "from_overlay": "overlay", "to_overlay": "overlay", "from_net": "net", "to_net": "net",
+}
+
+// prog returns a program, loaded.
+func (n *node) prog(name string) *ebpf.Program {
+	n.Helper()
+	if p := n.progs[name]; p != nil {
+		return p
+	}
+	object := objectOf[name]
+	if object == "" {
+		object = "sock"
+	}
+	spec := n.spec(object)
 	shared := map[string]*ebpf.Map{}
 	for m := range spec.Maps {
 		if n.maps[m] != nil {
 			shared[m] = n.maps[m]
+		}
+	}
+	for p := range spec.Programs {
+		if p != name {
+			delete(spec.Programs, p)
 		}
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
@@ -174,14 +212,8 @@ func (n *node) load(name string, spec *ebpf.CollectionSpec, cfg config) {
 		n.Fatalf("load %s: %v", name, verifier(err))
 	}
 	n.Cleanup(coll.Close)
-	for m, x := range coll.Maps {
-		if n.maps[m] == nil && !strings.HasPrefix(m, ".") {
-			n.maps[m] = x
-		}
-	}
-	for p, x := range coll.Programs {
-		n.progs[p] = x
-	}
+	n.progs[name] = coll.Programs[name]
+	return n.progs[name]
 }
 
 // verifier shortens the log of the verifier to its end.
@@ -351,6 +383,16 @@ type from struct {
 
 func (n *node) run(prog string, packet []byte, in from) result {
 	n.Helper()
+	r, err := n.tryRun(prog, packet, in)
+	if err != nil {
+		n.Fatalf("run %s: %v", prog, err)
+	}
+	return r
+}
+
+// tryRun is run for packets that the kernel may refuse to make.
+func (n *node) tryRun(prog string, packet []byte, in from) (result, error) {
+	n.Helper()
 	row := spyRow{InVNI: in.vni, InFib: deviceIndexOrZero(in.route)}
 	if in.outer != "" {
 		a := netip.MustParseAddr(in.outer)
@@ -368,9 +410,9 @@ func (n *node) run(prog string, packet []byte, in from) result {
 	var ctxOut skb
 	out := make([]byte, len(packet)+256)
 	opts := ebpf.RunOptions{Data: packet, DataOut: out, Context: ctx, ContextOut: &ctxOut}
-	verdict, err := n.progs[prog].Run(&opts)
+	verdict, err := n.prog(prog).Run(&opts)
 	if err != nil {
-		n.Fatalf("run %s: %v", prog, err)
+		return result{}, err
 	}
 	r := result{verdict: verdict, out: opts.DataOut, mark: ctxOut.Mark, events: n.readEvents()}
 	if err := n.maps["spy"].Lookup(uint32(0), &r.spy); err != nil {
@@ -381,7 +423,7 @@ func (n *node) run(prog string, packet []byte, in from) result {
 			r.reason = e.Reason
 		}
 	}
-	return r
+	return r, nil
 }
 
 func deviceIndexOrZero(device int) uint32 {

@@ -36,12 +36,16 @@ const (
 // addSpy leads the calls of helpers that act on the outside through functions
 // that note their arguments in the map `spy`.
 func addSpy(spec *ebpf.CollectionSpec) {
-	spec.Maps["spy"] = &ebpf.MapSpec{Name: "spy", Type: ebpf.Array, KeySize: 4, ValueSize: spyBytes, MaxEntries: 1}
+	spec.Maps["spy"] = spyMap()
 	for _, p := range spec.Programs {
 		if p.Type == ebpf.SchedCLS {
 			spyProgram(p)
 		}
 	}
+}
+
+func spyMap() *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: "spy", Type: ebpf.Array, KeySize: 4, ValueSize: spyBytes, MaxEntries: 1}
 }
 
 func spyProgram(p *ebpf.ProgramSpec) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -22,6 +23,7 @@ type world struct {
 	cluster       Cluster
 	startDatapath func(ctx context.Context, p place) (Datapath, error)
 	newEngine     func(policy.Options, policy.State) (Engine, error)
+	hostAddresses func() ([]netip.Addr, error) // nil: those of the process's network namespace
 }
 
 // Agent is one node's agent.
@@ -78,8 +80,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
-	g.Go(func() error { return (&hostAddresses{writer: a.own.hostAddresses}).Run(ctx) })
+	g.Go(func() error {
+		return (&hostAddresses{writer: a.own.hostAddresses, read: a.world.hostAddresses}).Run(ctx)
+	})
 	g.Go(func() error { return a.watchAPIServer(ctx) })
+	g.Go(func() error { return a.insist(ctx, "answer probes of other nodes", a.answerProbes) })
+	g.Go(func() error { return a.insist(ctx, "serve healthz", a.serveHealthz) })
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
 	g.Go(func() error { return a.boot(ctx, g) })
 	err = g.Wait()
@@ -151,10 +157,40 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return publish.Run(ctx) })
 	g.Go(func() error { return policies.Run(ctx) })
 	g.Go(func() error { return probe.Run(ctx) })
-	g.Go(func() error { return a.monitor.Run(ctx, a.dp) })
-	if a.opts.ProbePort != 0 {
-		g.Go(func() error { return answerProbes(ctx, a.opts.ProbePort) })
+	g.Go(func() error {
+		return a.insist(ctx, "read events", func(ctx context.Context) error { return a.monitor.Run(ctx, a.dp) })
+	})
+}
+
+// insistEvery is how long insist waits after a failure.
+const insistEvery = 5 * time.Second
+
+// insist runs a part that the node can do without for a while, again and again.
+func (a *Agent) insist(ctx context.Context, what string, part func(context.Context) error) error {
+	for {
+		err := part(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		a.log.Warn("part of the agent failed and is started again", "part", what, "error", err)
+		if err := pause(ctx, insistEvery); err != nil {
+			return err
+		}
 	}
+}
+
+// healthy says why the agent should not get pods, or be started again. The API
+// server is not a reason: the node goes on without it.
+func (a *Agent) healthy() error {
+	if !isClosed(a.ready) {
+		return errors.New("starting: " + a.cni.notReadyBecause())
+	}
+	for _, name := range []string{"datapath", "policy"} {
+		if c, _ := a.tables.checks.Get(name); c.State == rest.StateFailure {
+			return errors.New(name + ": " + c.Msg)
+		}
+	}
+	return nil
 }
 
 // apiServerEvery is how often the API server is asked for its version.

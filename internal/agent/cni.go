@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/stentor-net/stentor/api/rest"
@@ -51,6 +53,7 @@ func (c *cni) Add(ctx context.Context, r rest.CNIRequest) (rest.CNIResult, error
 	if r.ContainerID == "" || r.IfName == "" || r.NetNS == "" || r.PodNamespace == "" || r.PodName == "" {
 		return rest.CNIResult{}, failure(rest.CNIInvalidEnvironment, "container, interface, netns and pod must be named", nil)
 	}
+	r.NetNS = visible(r.NetNS)
 	if err := c.await(ctx, c.ready); err != nil {
 		return rest.CNIResult{}, err
 	}
@@ -255,3 +258,16 @@ func (c *cni) GC(ctx context.Context, r rest.CNIGCRequest) error {
 }
 
 func macText(m [6]byte) string { return net.HardwareAddr(m[:]).String() }
+
+// visible is the path of a namespace as this process sees it: /var/run is a link
+// to /run on the node, but perhaps not in the agent's container.
+func visible(netns string) string {
+	short, ok := strings.CutPrefix(netns, "/var")
+	if !ok || !strings.HasPrefix(short, "/run/") {
+		return netns
+	}
+	if _, err := os.Stat(netns); err == nil {
+		return netns
+	}
+	return short
+}

@@ -39,9 +39,13 @@ func (c *cniConf) content() ([]byte, error) {
 	if c.opts.CNIChaining == ChainingPortmap {
 		plugins = append(plugins, plugin{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}})
 	}
-	out, err := json.MarshalIndent(map[string]any{
-		"cniVersion": "1.1.0", "cniVersions": []string{"1.0.0", "1.1.0"}, "name": "stentor", "plugins": plugins,
-	}, "", "  ")
+	list := map[string]any{"cniVersion": "1.0.0", "name": "stentor", "plugins": plugins}
+	if len(plugins) == 1 {
+		// A runtime takes the newest version that it knows, and a chained
+		// plugin of the node may not know it.
+		list["cniVersions"] = []string{"1.0.0", "1.1.0"}
+	}
+	out, err := json.MarshalIndent(list, "", "  ")
 	return append(out, '\n'), err
 }
 

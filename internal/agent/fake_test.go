@@ -419,7 +419,7 @@ func (l *lab) options() Options {
 	o, err := Load(Sources{Flags: map[string]string{
 		"node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
 		"write-cni-conf-when-ready": filepath.Join(l.dir, "net.d", "05-stentor.conflist"),
-		"cluster-health-port":       "0", "cni-add-timeout": "20s",
+		"cluster-health-port":       "0", "agent-health-port": "0", "cni-add-timeout": "20s",
 	}})
 	if err != nil {
 		l.t.Fatal(err)

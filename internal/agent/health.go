@@ -138,32 +138,40 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
-// answerProbes accepts connections on every address of the node.
-func answerProbes(ctx context.Context, port uint16) error {
-	l, err := listen(ctx, net.JoinHostPort("", strconv.Itoa(int(port))))
+// answerProbes accepts connections of other nodes on every address of this one.
+func (a *Agent) answerProbes(ctx context.Context) error {
+	if a.opts.ProbePort == 0 {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	l, err := listen(ctx, net.JoinHostPort("", strconv.Itoa(int(a.opts.ProbePort))))
 	if err != nil {
-		return fmt.Errorf("answer probes of other nodes: %w", err)
+		return err
 	}
 	return serveHTTP(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
 }
 
 // serveHealthz answers kubelet's probes: 200 while the agent works.
-func serveHealthz(ctx context.Context, o Options, healthy func() error) error {
+func (a *Agent) serveHealthz(ctx context.Context) error {
+	if a.opts.HealthPort == 0 {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := healthy(); err != nil {
+		if err := a.healthy(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		w.Write([]byte("ok\n"))
 	})
 	host := "127.0.0.1"
-	if !o.IPv4 {
+	if !a.opts.IPv4 {
 		host = "::1"
 	}
-	l, err := listen(ctx, net.JoinHostPort(host, strconv.Itoa(int(o.HealthPort))))
+	l, err := listen(ctx, net.JoinHostPort(host, strconv.Itoa(int(a.opts.HealthPort))))
 	if err != nil {
-		return fmt.Errorf("serve healthz: %w", err)
+		return err
 	}
 	return serveHTTP(ctx, l, mux)
 }

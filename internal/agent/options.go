@@ -64,6 +64,7 @@ type Options struct {
 	RunDir        string // state that a restart must find again
 	BPFRoot       string
 	CgroupRoot    string
+	ProcFS        string // of which sys/net is written
 	CNIConfFile   string // written when ready; empty: none
 	CNIChaining   string // Chaining*
 	CNIExclusive  bool

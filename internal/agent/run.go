@@ -49,7 +49,7 @@ func Cleanup(ctx context.Context, o Options) error {
 
 func (o *Options) datapathConfig(p place) datapath.Config {
 	c := datapath.Config{
-		BPFDir: filepath.Join(o.BPFRoot, "stentor"), CgroupRoot: o.CgroupRoot,
+		BPFDir: filepath.Join(o.BPFRoot, "stentor"), CgroupRoot: o.CgroupRoot, ProcSys: filepath.Join(o.ProcFS, "sys"),
 		IPv4: o.IPv4, IPv6: o.IPv6,
 		Tunnel: o.Routing == RoutingTunnel, TunnelPort: o.TunnelPort, DirectRoutes: o.AutoDirectNodeRoutes,
 		Devices: o.Devices, NodeIPs: p.InternalIP, Router: p.routers(), PodCIDRs: p.PodCIDRs,

@@ -70,6 +70,7 @@ var schema = []Key{
 	text("socket-path", "/var/run/stentor/stentor.sock", "Unix socket on which the agent serves its API.", func(o *Options) *string { return &o.SocketPath }),
 	text("state-dir", "/var/run/stentor", "Where the agent keeps what a restart must find again.", func(o *Options) *string { return &o.RunDir }),
 	text("bpf-root", "/sys/fs/bpf", "bpffs of the node.", func(o *Options) *string { return &o.BPFRoot }),
+	text("procfs", "/proc", "procfs of the node; sys/net in it must be writable, which a container's own is not.", func(o *Options) *string { return &o.ProcFS }),
 	text("cgroup-root", "", "cgroup v2 root of the node; empty: found in /proc/mounts.", func(o *Options) *string { return &o.CgroupRoot }),
 	port("agent-health-port", "9879", "TCP port of /healthz on the loopback address.", func(o *Options) *uint16 { return &o.HealthPort }),
 	port("cluster-health-port", "4240", "TCP port on which nodes answer each other's probes; 0: no probes.", func(o *Options) *uint16 { return &o.ProbePort }),

@@ -19,11 +19,29 @@ import (
 
 // cluster is two nodes and an outside host on one network, each in its own namespace.
 type cluster struct {
-	t       *testing.T
-	tunnel  bool
+	t *testing.T
+	layout
 	nodes   [2]*node
 	outside *nstest.Namespace
 	pods    []*pod
+}
+
+// layout is what clusters of these tests differ in.
+type layout struct {
+	tunnel bool
+	only4  bool // one family
+	only6  bool
+}
+
+// keep filters what belongs to a family that the cluster lacks.
+func keep[T interface{ netip.Addr | netip.Prefix }](l layout, list []T) (out []T) {
+	for _, x := range list {
+		four := strings.Contains(fmt.Sprint(x), ".")
+		if four && !l.only6 || !four && !l.only4 {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 type node struct {
@@ -68,9 +86,11 @@ func podAddr(n, i int) []netip.Addr {
 	return []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.50.%d.%d", n, i)), netip.MustParseAddr(fmt.Sprintf("fd50:%d::%x", n, i))}
 }
 
-func newCluster(t *testing.T, tunnel bool) *cluster {
+func newCluster(t *testing.T, tunnel bool) *cluster { return newClusterOf(t, layout{tunnel: tunnel}) }
+
+func newClusterOf(t *testing.T, l layout) *cluster {
 	nstest.RequireRoot(t)
-	c := &cluster{t: t, tunnel: tunnel}
+	c := &cluster{t: t, layout: l}
 	fabric := nstest.New(t, "fab")
 	fabric.Run(t, "ip link add br0 type bridge\nip link set br0 up")
 	join := func(ns *nstest.Namespace, a4, a6 string) {
@@ -85,8 +105,8 @@ func newCluster(t *testing.T, tunnel bool) *cluster {
 		a := nodeAddr(n.n)
 		join(n.Namespace, a[0].String(), a[1].String())
 		n.Run(t, "ip route add default via "+outside4.String()+"\nip -6 route add default via "+outside6.String())
-		n.cfg = Config{BPFDir: filepath.Join(bpf, n.Name), IPv4: true, IPv6: true, Tunnel: tunnel, DirectRoutes: !tunnel,
-			NodeIPs: a, Router: podAddr(n.n, 1), PodCIDRs: podRanges(n.n), Masquerade4: true, Masquerade6: true}
+		n.cfg = Config{BPFDir: filepath.Join(bpf, n.Name), IPv4: !l.only6, IPv6: !l.only4, Tunnel: l.tunnel, DirectRoutes: !l.tunnel,
+			NodeIPs: keep(l, a), Router: keep(l, podAddr(n.n, 1)), PodCIDRs: keep(l, podRanges(n.n)), Masquerade4: true, Masquerade6: true}
 		c.nodes[i] = n
 		n.start()
 		t.Cleanup(n.cleanup)
@@ -182,7 +202,8 @@ func (c *cluster) routed() uint16 {
 func (n *node) setNodes() {
 	var rows []NodeRow
 	for _, o := range n.c.nodes {
-		r := NodeRow{Index: 1, Underlay: nodeAddr(o.n)[0], Addresses: append(nodeAddr(o.n), podAddr(o.n, 1)...), PodCIDRs: podRanges(o.n), Local: o == n}
+		own := keep(n.c.layout, nodeAddr(o.n))
+		r := NodeRow{Index: 1, Underlay: own[0], Addresses: append(own, podAddr(o.n, 1)...), PodCIDRs: keep(n.c.layout, podRanges(o.n)), Local: o == n}
 		if o != n {
 			r.Index = 2
 		}
@@ -204,12 +225,18 @@ func (n *node) pod() *pod {
 	p := &pod{Namespace: nstest.New(t, fmt.Sprintf("p%d", number)), node: n, id: uint16(n.pods), identity: identity.ID(identityPods + number)}
 	n.c.pods = append(n.c.pods, p)
 	a := podAddr(n.n, 9+n.pods)
-	p.link = PodLink{NetNS: p.Path, IPv4: a[0], IPv6: a[1]}
+	p.link = PodLink{NetNS: p.Path}
+	if !n.c.only6 {
+		p.link.IPv4 = a[0]
+	}
+	if !n.c.only4 {
+		p.link.IPv6 = a[1]
+	}
 	n.addLink(p)
 	peer := uint32(peerPods + number)
 	var err error
 	n.Do(func() {
-		err = n.dp.PutEndpoint(EndpointBase{ID: p.id, Incarnation: uint32(number + 1), IfIndex: p.link.IfIndex, MAC: p.link.MAC, NodeMAC: p.link.NodeMAC, IPv4: a[0], IPv6: a[1]})
+		err = n.dp.PutEndpoint(EndpointBase{ID: p.id, Incarnation: uint32(number + 1), IfIndex: p.link.IfIndex, MAC: p.link.MAC, NodeMAC: p.link.NodeMAC, IPv4: p.link.IPv4, IPv6: p.link.IPv6})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +268,7 @@ func (n *node) podOps(p *pod, peer uint32) []policy.Op {
 	} else {
 		ops = append(ops, policy.SetEndpoint{Endpoint: p.id, Row: policy.EndpointRow{Identity: p.identity, Peer4: peer, Peer6: peer}})
 	}
-	for _, a := range []netip.Addr{p.link.IPv4, p.link.IPv6} {
+	for _, a := range p.addrs() {
 		ops = append(ops, policy.PutAddress{Prefix: netip.PrefixFrom(a, a.BitLen()), Entry: e}, policy.BumpPeer{Addr: a})
 	}
 	return ops

@@ -167,19 +167,3 @@ func (c *Client) SetNetworkAvailable(ctx context.Context, node, reason, message 
 	})
 	return err
 }
-
-// SetPolicyCondition says in the status of a policy whether it was accepted.
-// Without a namespace it is a clusterwide one.
-func (c *Client) SetPolicyCondition(ctx context.Context, namespace, name string, valid bool, reason, message string) error {
-	condition := ciliumv2.PolicyCondition{
-		Type: ciliumv2.PolicyConditionValid, Status: string(metav1.ConditionTrue),
-		LastTransitionTime: metav1.Now(), Reason: reason, Message: message,
-	}
-	if !valid {
-		condition.Status = string(metav1.ConditionFalse)
-	}
-	_, err := policyKind(namespace).Patch(ctx, c, namespace, name, "status", types.MergePatchType, map[string]any{
-		"status": map[string]any{"conditions": []ciliumv2.PolicyCondition{condition}},
-	})
-	return err
-}

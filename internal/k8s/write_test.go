@@ -14,6 +14,7 @@ import (
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/k8s/k8stest"
+	"github.com/stentor-net/stentor/internal/policy"
 )
 
 const endpoints = "apis/cilium.io/v2/namespaces/default/ciliumendpoints/"
@@ -135,7 +136,7 @@ func TestAPolicyLearnsWhetherItWasAccepted(t *testing.T) {
 	s := k8stest.New(t)
 	const path = "apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies/p"
 	s.Put(path, `{"spec":{"endpointSelector":{},"ingress":[{}]}}`)
-	if err := s.Client().SetPolicyCondition(t.Context(), "default", "p", false, "Invalid", "no such thing"); err != nil {
+	if err := s.Client().PublishPolicyStatus(t.Context(), policy.KindCiliumNetworkPolicy, "default", "p", false, "no such thing"); err != nil {
 		t.Fatal(err)
 	}
 	o := s.Object(path)

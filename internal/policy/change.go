@@ -234,7 +234,7 @@ func (c *change) planPeers() {
 			vote(old, want)
 		}
 	}
-	c.elect(votes)
+	c.electPeers(votes)
 	add := func(number uint32, p movingPeer) {
 		if number >= PeerFirst && c.peers[number] == nil {
 			p.number, p.class = number, c.e.state.Peers[number]
@@ -256,8 +256,8 @@ func (c *change) planPeers() {
 	}
 }
 
-// elect lets the largest part of an old peer go on with its number.
-func (c *change) elect(votes map[[2]uint32]int32) {
+// electPeers lets the largest part of an old peer go on with its number.
+func (c *change) electPeers(votes map[[2]uint32]int32) {
 	c.peerNum = make([]uint32, len(c.m.peers))
 	c.peerNum[PeerUnresolved] = PeerUnresolved
 	most := map[uint32]int32{}
@@ -296,6 +296,14 @@ func (c *change) changes(number uint32) (bool, uint32) {
 	return c.differs(p.class, p.row), p.class
 }
 
+// rowOf is the row that an old peer is to have.
+func (c *change) rowOf(number uint32) int32 {
+	if number < PeerFirst {
+		return int32(number)
+	}
+	return c.peers[number].row
+}
+
 // planAddresses finds the addresses that must leave their peer before its
 // verdicts change, and those whose own verdicts change.
 func (c *change) planAddresses() {
@@ -313,13 +321,13 @@ func (c *change) planAddresses() {
 		if stays := exists && (c.keeper[source] == w.peer && source >= PeerFirst || source < PeerFirst && source == uint32(w.peer)); stays || !known {
 			continue
 		}
-		if !changing {
+		if !changing || exists && c.rowOf(source) == c.m.peers[w.peer].row {
 			if _, _, inside := added.Enclosing(w.Prefix); exists || !inside {
 				continue
 			}
 		}
 		added.Put(w.Prefix, true)
-		n := c.numberOnTheWay(source, class, w.peer)
+		n := c.numberOnTheWay(source, class, w.peer, !w.local && (!exists || old.Identity != w.Identity))
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
 	}
 	for _, p := range slices.SortedFunc(maps.Keys(c.e.state.Addresses), comparePrefix) {
@@ -336,9 +344,9 @@ func (c *change) planAddresses() {
 		if !isLocalCIDR(old.Identity) {
 			c.bumpAddress(p, class, row)
 		}
-		if changing && (old.Peer < PeerFirst || c.peers[old.Peer].row != row) {
+		if changing && c.rowOf(old.Peer) != row {
 			entry := old
-			entry.Peer = c.numberOnTheWay(old.Peer, class, want)
+			entry.Peer = c.numberOnTheWay(old.Peer, class, want, !isLocalCIDR(old.Identity))
 			c.early = append(c.early, PutAddress{p, entry})
 		}
 	}
@@ -357,7 +365,7 @@ func (c *change) bumpAddress(p netip.Prefix, class uint32, row int32) {
 
 // numberOnTheWay gives addresses that leave an old peer for one of the model a
 // number of their own, still of the old class.
-func (c *change) numberOnTheWay(old, class uint32, want int32) uint32 {
+func (c *change) numberOnTheWay(old, class uint32, want int32, moved bool) uint32 {
 	key := [2]uint32{old, uint32(want)}
 	if n, ok := c.detours[key]; ok {
 		return n
@@ -371,7 +379,7 @@ func (c *change) numberOnTheWay(old, class uint32, want int32) uint32 {
 	if want >= PeerFirst && c.peerNum[want] == 0 {
 		c.peerNum[want] = n
 	}
-	c.peers[n] = &movingPeer{number: n, class: class, row: c.m.peers[want].row}
+	c.peers[n] = &movingPeer{number: n, class: class, row: c.m.peers[want].row, moved: moved}
 	c.early = append(c.early, SetPeer{n, class})
 	return n
 }
@@ -386,7 +394,7 @@ func (c *change) planClasses() {
 		k.peers = append(k.peers, p)
 	}
 	for _, k := range c.classes {
-		k.elect()
+		c.electRow(k)
 	}
 }
 
@@ -402,8 +410,9 @@ func (c *change) class(number uint32) *movingClass {
 	return k
 }
 
-// elect lets a class take on the row that most of its peers are to have.
-func (k *movingClass) elect() {
+// electRow lets a class take on the row that most of its peers are to have; of
+// equals, the one that it has.
+func (c *change) electRow(k *movingClass) {
 	if k.number < ClassFirst {
 		return
 	}
@@ -413,7 +422,12 @@ func (k *movingClass) elect() {
 	}
 	k.row = -1
 	for row, n := range count {
-		if k.row < 0 || n > count[k.row] || n == count[k.row] && row < k.row {
+		if k.row < 0 || n > count[k.row] {
+			k.row = row
+			continue
+		}
+		was, is := c.differs(k.number, k.row), c.differs(k.number, row)
+		if n == count[k.row] && (was && !is || was == is && row < k.row) {
 			k.row = row
 		}
 	}

@@ -61,7 +61,7 @@ func (c *change) splitOff(from *movingClass, peers []*movingPeer) {
 	for _, p := range peers {
 		c.join(p, k)
 	}
-	k.elect()
+	c.electRow(k)
 }
 
 func (c *change) newClass() (uint32, bool) {
@@ -216,6 +216,9 @@ func (c *change) classWith(row int32) (uint32, bool) {
 	w := WriteClass{Class: n}
 	for i, s := range c.slotNum {
 		w.Row[s] = c.m.rows[row][i]
+	}
+	for _, f := range c.fresh { // detours, too: endpoints are there now
+		w.Row[f.number] = c.m.rows[row][f.slot]
 	}
 	c.emit(w)
 	k := c.class(n)

@@ -31,6 +31,7 @@ type model struct {
 	useIndex  map[string]int32
 	ports     map[netip.Addr][]endpoint.Port
 	ranges    prefix.Table[[]rangeUse]
+	names     map[string][]portName // numbers that pods give to port names, by nameKey
 	errs      []error
 }
 
@@ -52,6 +53,7 @@ type wantEndpoint struct {
 	enforcing    [2]bool
 	peer4, peer6 int32
 	policies     []string
+	rules        [2][]*rule // that select it, by Direction
 }
 
 // group is all peers that match the same selectors.
@@ -116,8 +118,8 @@ func (c *compiler) namedPorts() map[netip.Addr][]endpoint.Port {
 	return out
 }
 
-// subjects finds the rules and the slots of every endpoint.
-func (c *compiler) subjects(rules []*rule) {
+// portNames are the numbers that pods give to port names.
+func (c *compiler) portNames() map[string][]portName {
 	names := map[string][]portName{}
 	for _, ports := range c.m.ports {
 		for _, p := range ports {
@@ -130,6 +132,13 @@ func (c *compiler) subjects(rules []*rule) {
 	for _, l := range names {
 		slices.SortFunc(l, func(a, b portName) int { return int(a.number) - int(b.number) })
 	}
+	return names
+}
+
+// subjects finds the rules and the slots of every endpoint.
+func (c *compiler) subjects(rules []*rule) {
+	names := c.portNames()
+	c.m.names = names
 	b := newSlotBuilder(&c.e.opts, names)
 	selected := map[string][2][]*rule{}
 	order := make([]*Subject, len(c.in.Subjects))
@@ -144,7 +153,7 @@ func (c *compiler) subjects(rules []*rule) {
 			mine = selecting(rules, s.Labels)
 			selected[k] = mine
 		}
-		w := wantEndpoint{subject: s}
+		w := wantEndpoint{subject: s, rules: mine}
 		for _, d := range []Direction{Egress, Ingress} {
 			w.slots[d], w.enforcing[d] = b.slotFor(d, mine[d], s.Ports)
 			for _, r := range mine[d] {

@@ -64,6 +64,9 @@ func (o *oracle) remote(addr netip.Addr) remote {
 	if !r.known {
 		r.labels, r.known = identity.Reserved()[r.id]
 	}
+	if !r.known {
+		r.ports = nil // nothing about it counts that could let it through
+	}
 	return r
 }
 

@@ -108,7 +108,8 @@ func (d draw) options() Options {
 }
 
 // agree fails if the kernel and the oracle judge any probe differently.
-func agree(t *rapid.T, opts Options, in *Input, kernel *State, after string) {
+// It fails, too, if the explanation has another verdict or no reason.
+func agree(t *rapid.T, opts Options, in *Input, e *Engine, kernel *State, after string) {
 	o := newOracle(opts, in)
 	for i := range in.Subjects {
 		s := &in.Subjects[i]
@@ -116,6 +117,12 @@ func agree(t *rapid.T, opts Options, in *Input, kernel *State, after string) {
 			want, got := o.judge(s, p.d, p.addr, p.protocol, p.port), p.decide(kernel)
 			if got != want {
 				t.Fatalf("after %s: %+v: the oracle says %d, the kernel %v", after, p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
+			}
+			if p.port == 80 {
+				a, err := e.Explain(Question{Endpoint: p.endpoint, Direction: p.d, Peer: p.addr, Protocol: p.protocol, Port: p.port})
+				if err != nil || a.Verdict != got || got == Deny && len(a.Deciding)+len(a.Default) == 0 && e.opts.Enforcement != EnforceAlways {
+					t.Fatalf("after %s: %+v: verdict %d is explained as %+v (%v)", after, p, got, a, err)
+				}
 			}
 		}
 	}
@@ -143,7 +150,7 @@ func TestTheKernelAgreesWithTheNaiveOracleThroughRandomChanges(t *testing.T) {
 			for _, op := range out.Ops {
 				kernel.Apply(op)
 			}
-			agree(t, opts, &in, &kernel, event)
+			agree(t, opts, &in, e, &kernel, event)
 			if again := e.Update(in); len(again.Ops) > 0 {
 				t.Fatalf("after %s: the same input again gives %d steps: %#v", event, len(again.Ops), again.Ops)
 			}

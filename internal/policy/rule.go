@@ -67,7 +67,7 @@ type Origin struct {
 	Path   string // such as spec.ingress[1]
 }
 
-func (o Origin) String() string { return o.Object + " " + o.Path }
+func (o Origin) String() string { return strings.TrimSpace(o.Object + " " + o.Path) }
 
 // l7Rules are what a redirected connection must obey.
 type l7Rules struct {

@@ -1,11 +1,24 @@
+{{/* The name of an image. The argument holds the fields of .Values.image. */}}
 {{- define "stentor.image" -}}
-{{- with .Values.image -}}
-{{- if .digest -}}
-{{ .repository }}@{{ .digest }}
+{{- if .useDigest -}}
+{{ .repository }}@{{ required "useDigest needs digest" .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{ .repository }}:{{ .tag }}
 {{- end -}}
-{{- end -}}
+{{- end }}
+
+{{/* The agent's image, as YAML. */}}
+{{- define "stentor.agent.image" -}}
+{{- toYaml (merge (dict "tag" (.Values.image.tag | default .Chart.AppVersion)) .Values.image) }}
+{{- end }}
+
+{{/* The operator's image: what is not given is the agent's. */}}
+{{- define "stentor.operator.image" -}}
+{{- $image := include "stentor.agent.image" . | fromYaml }}
+{{- range $name, $value := .Values.operator.image }}
+{{- if $value }}{{ $_ := set $image $name $value }}{{ end }}
+{{- end }}
+{{- toYaml $image }}
 {{- end }}
 
 {{- define "stentor.labels" -}}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stentor-net/stentor/internal/agent"
 	"github.com/stentor-net/stentor/internal/cli/command"
 	"github.com/stentor-net/stentor/internal/datapath"
 )
@@ -31,9 +32,6 @@ type Options struct {
 	CNIConf string // configuration to remove; "": none
 	CNIBin  string // plugin to remove; "": none
 }
-
-// asideSuffix is what the agent puts behind the names of other configurations.
-const asideSuffix = ".stentor_bak"
 
 // NewCmd makes `cleanup`.
 func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cobra.Command {
@@ -84,7 +82,7 @@ func run(ctx context.Context, o *Options) error {
 		fmt.Fprintln(o.Err, "removed", what)
 	}
 	if o.CNIConf != "" {
-		step("CNI configuration", removeConf(o.CNIConf))
+		step("CNI configuration", agent.RemoveCNIConf(o.CNIConf))
 	}
 	if o.CNIBin != "" {
 		step("CNI plugin", remove(o.CNIBin))
@@ -100,17 +98,6 @@ func remove(file string) error {
 		return err
 	}
 	return nil
-}
-
-// removeConf also gives other configurations their names back.
-func removeConf(file string) error {
-	errs := []error{remove(file)}
-	aside, err := filepath.Glob(filepath.Join(filepath.Dir(file), "*"+asideSuffix))
-	errs = append(errs, err)
-	for _, name := range aside {
-		errs = append(errs, os.Rename(name, strings.TrimSuffix(name, asideSuffix)))
-	}
-	return errors.Join(errs...)
 }
 
 // removeState empties the agent's run directory, which may be a mount and stays.

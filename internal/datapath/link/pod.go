@@ -186,6 +186,9 @@ func waitLocal(h *netlink.Handle, ip netip.Addr) error {
 			return nil
 		}
 		if pause > time.Second {
+			if err == nil {
+				err = errors.New("the kernel has no local route for it")
+			}
 			return fmt.Errorf("address %s is not in use after a second: %w", ip, err)
 		}
 		time.Sleep(pause)

@@ -114,7 +114,12 @@ func (n *Node) podMTU(up []Device) int {
 	if !n.opt.Tunnel {
 		return mtu
 	}
-	if family(n.opt.NodeIPs, true).IsValid() || up[0].Addr4.IsValid() {
+	// The InternalIPs decide the outer family (node.Underlay), not what else the uplink has.
+	outer4 := family(n.opt.NodeIPs, true).IsValid()
+	if len(n.opt.NodeIPs) == 0 {
+		outer4 = up[0].Addr4.IsValid()
+	}
+	if outer4 {
 		return mtu - overhead4
 	}
 	return mtu - overhead6

@@ -16,6 +16,11 @@ import (
 // namespace's devices, until the test ends.
 func (n *Namespace) Count(t *testing.T, to ...netip.Addr) (seen func() int64) {
 	t.Helper()
+	return n.count(t, func(p []byte) bool { return isTo(p, to) })
+}
+
+func (n *Namespace) count(t *testing.T, wanted func(packet []byte) bool) (seen func() int64) {
+	t.Helper()
 	var fd int
 	var err error
 	n.Do(func() {
@@ -39,7 +44,7 @@ func (n *Namespace) Count(t *testing.T, to ...netip.Addr) (seen func() int64) {
 				return
 			default:
 			}
-			if c, _, err := unix.Recvfrom(fd, b, 0); err == nil && isTo(b[:c], to) {
+			if c, _, err := unix.Recvfrom(fd, b, 0); err == nil && wanted(b[:c]) {
 				count.Add(1)
 			}
 		}
@@ -64,4 +69,22 @@ func network(v uint16) uint16 {
 	var b [2]byte
 	binary.BigEndian.PutUint16(b[:], v)
 	return binary.NativeEndian.Uint16(b[:])
+}
+
+// CountUDP counts the datagrams to a port that arrive at the namespace, until
+// the test ends.
+func (n *Namespace) CountUDP(t *testing.T, port int) (seen func() int64) {
+	t.Helper()
+	return n.count(t, func(p []byte) bool {
+		at := 0
+		switch {
+		case len(p) >= 28 && p[0]>>4 == 4 && p[9] == unix.IPPROTO_UDP:
+			at = int(p[0]&15) * 4
+		case len(p) >= 48 && p[0]>>4 == 6 && p[6] == unix.IPPROTO_UDP:
+			at = 40
+		default:
+			return false
+		}
+		return len(p) >= at+4 && int(binary.BigEndian.Uint16(p[at+2:])) == port
+	})
 }

@@ -19,7 +19,7 @@ import (
 // to listen for traffic that is expected not to.
 const (
 	Wait    = 2 * time.Second
-	Silence = 300 * time.Millisecond
+	Silence = 200 * time.Millisecond
 )
 
 // Ping sends one echo request and waits for its reply.
@@ -203,6 +203,12 @@ func (n *Namespace) EchoAnywhere(port int) (err error) {
 	return err
 }
 
+// EchoTCP answers TCP on every address that the namespace has.
+func (n *Namespace) EchoTCP(port int) (err error) {
+	n.Do(func() { err = (&echo{}).serveTCP(fmt.Sprintf("[::]:%d", port)) })
+	return err
+}
+
 type echo struct {
 	mu   sync.Mutex
 	seen []netip.AddrPort
@@ -222,6 +228,13 @@ func (e *echo) note(a net.Addr) {
 }
 
 func (e *echo) serve(at string) error {
+	if err := e.serveTCP(at); err != nil {
+		return err
+	}
+	return e.serveUDP(at)
+}
+
+func (e *echo) serveTCP(at string) error {
 	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return err
@@ -236,7 +249,7 @@ func (e *echo) serve(at string) error {
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	}()
-	return e.serveUDP(at)
+	return nil
 }
 
 func (e *echo) serveUDP(at string) error {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -63,7 +64,7 @@ func main() {
 		err := c.run(ctx, args[1:])
 		var x exitCode
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, flag.ErrHelp):
 			return
 		case errors.As(err, &x):
 		default:

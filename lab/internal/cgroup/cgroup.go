@@ -110,7 +110,7 @@ func Create(hs []Hierarchy, path string) error {
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
-			if err := inherit(h, len(hs) == 1, parent, dir); err != nil {
+			if err := inherit(h, Unified(hs), parent, dir); err != nil {
 				return err
 			}
 		}
@@ -150,6 +150,18 @@ func inherit(h Hierarchy, alone bool, parent, dir string) error {
 		}
 	}
 	return nil
+}
+
+// Unified says whether version 2 is all there is.
+func Unified(hs []Hierarchy) bool { return len(hs) == 1 && hs[0].V2 }
+
+// Leaf is where the processes of the cgroup path belong. A version 2 cgroup
+// that gives controllers to its children can have no process itself.
+func Leaf(hs []Hierarchy, path string) string {
+	if Unified(hs) {
+		return path + "/system"
+	}
+	return path
 }
 
 // Enter moves the process pid into the cgroup path of every hierarchy; pid 0

@@ -13,6 +13,7 @@ import (
 	"helm.sh/helm/v3/pkg/action"
 	helmchart "helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/cli/values"
 	"helm.sh/helm/v3/pkg/getter"
 	"helm.sh/helm/v3/pkg/storage/driver"
@@ -43,8 +44,23 @@ type Result struct {
 	Unknown  []string // of Options.Values, those that the chart has not
 }
 
-// Install installs the chart, or upgrades the release that is there. It does
-// not wait for anything to run.
+// CRDs are the chart's custom resource definitions, YAML. Install leaves them
+// out: it would wait for each with seconds between two looks, and Helm never
+// upgrades them.
+func CRDs(dir string) ([]string, error) {
+	ch, err := loader.Load(dir)
+	if err != nil {
+		return nil, fmt.Errorf("chart: %w", err)
+	}
+	var out []string
+	for _, c := range ch.CRDObjects() {
+		out = append(out, string(c.File.Data))
+	}
+	return out, nil
+}
+
+// Install installs the chart without its CRDs, or upgrades the release that is
+// there. It does not wait for anything to run.
 func Install(ctx context.Context, o Options) (*Result, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -68,6 +84,7 @@ func Install(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		in := action.NewInstall(cfg)
 		in.ReleaseName, in.Namespace, in.CreateNamespace = o.Release, o.Namespace, true
+		in.SkipCRDs, in.DisableOpenAPIValidation = true, true
 		rel, err := in.RunWithContext(ctx, ch, vals)
 		if err != nil {
 			return nil, fmt.Errorf("install chart %s: %w", o.Dir, err)
@@ -76,6 +93,7 @@ func Install(ctx context.Context, o Options) (*Result, error) {
 	}
 	up := action.NewUpgrade(cfg)
 	up.Namespace, up.MaxHistory = o.Namespace, 3
+	up.SkipCRDs, up.DisableOpenAPIValidation = true, true
 	rel, err := up.RunWithContext(ctx, o.Release, ch, vals)
 	if err != nil {
 		return nil, fmt.Errorf("upgrade chart %s: %w", o.Dir, err)
@@ -95,6 +113,7 @@ func Render(ctx context.Context, o Options) (string, error) {
 	in := action.NewInstall(new(action.Configuration))
 	in.ReleaseName, in.Namespace = o.Release, o.Namespace
 	in.DryRun, in.ClientOnly = true, true
+	in.KubeVersion = &chartutil.KubeVersion{Version: "v1.36.3", Major: "1", Minor: "36"} // the library's own is very old
 	rel, err := in.RunWithContext(ctx, ch, vals)
 	if err != nil {
 		return "", fmt.Errorf("render chart %s: %w", o.Dir, err)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stentor-net/stentor/lab/internal/cgroup"
 	"github.com/stentor-net/stentor/lab/internal/chart"
 	"github.com/stentor-net/stentor/lab/internal/image"
 	"github.com/stentor-net/stentor/lab/internal/plan"
@@ -22,7 +23,12 @@ const (
 // chartValues are what an administrator would have to tell the chart about
 // this cluster. The image's archive name changes with its content, so that an
 // upgrade restarts what runs an old one.
-func chartValues(p *plan.Plan, images []string) object {
+func chartValues(p *plan.Plan, images []string, unified bool) object {
+	cgroupRoot := "/sys/fs/cgroup/unified"
+	if unified {
+		cgroupRoot = "/sys/fs/cgroup"
+	}
+
 	repository, tag, _ := strings.Cut(image.Stentor, ":")
 	img := object{"repository": repository, "tag": tag, "pullPolicy": "Never", "useDigest": false}
 	build := ""
@@ -52,7 +58,7 @@ func chartValues(p *plan.Plan, images []string) object {
 		"ipv4":           object{"enabled": p.IPFamily != plan.IPv6},
 		"ipv6":           object{"enabled": p.IPFamily != plan.IPv4},
 		"routingMode":    p.RoutingMode,
-		"cgroup":         object{"autoMount": object{"enabled": false}, "hostRoot": "/sys/fs/cgroup/unified"},
+		"cgroup":         object{"autoMount": object{"enabled": false}, "hostRoot": cgroupRoot},
 		// Without kube-proxy its work is ours.
 		"kubeProxyReplacement": p.KubeProxy == plan.ProxyNone,
 	}
@@ -65,11 +71,24 @@ func chartValues(p *plan.Plan, images []string) object {
 	return v
 }
 
+// installCRDs needs nothing but the API server.
+func (b *builder) installCRDs(ctx context.Context) error {
+	crds, err := chart.CRDs(b.ChartDir)
+	if err != nil {
+		return err
+	}
+	if err := b.kube.EstablishCRDs(ctx, crds); err != nil {
+		return err
+	}
+	b.phase("CRDs established")
+	return nil
+}
+
 func (b *builder) installChart(ctx context.Context) error {
 	p := b.Plan
 	res, err := chart.Install(ctx, chart.Options{
 		Dir: b.ChartDir, Release: release, Namespace: releaseNamespace, Kubeconfig: p.Kubeconfig(),
-		Values: chartValues(p, b.state.Images), Set: p.Set, Files: p.Values,
+		Values: chartValues(p, b.state.Images, cgroup.Unified(b.cgroups)), Set: p.Set, Files: p.Values,
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,9 @@ import (
 	"github.com/stentor-net/stentor/lab/internal/plan"
 )
 
+// OutsideName is the name of the outside host in the cluster's DNS.
+const OutsideName = "outside.test"
+
 //go:embed coredns.yaml
 var corednsYAML string
 
@@ -30,8 +33,13 @@ func corednsManifests(p *plan.Plan) string {
 	if len(ips) > 1 {
 		policy = "RequireDualStack"
 	}
+	var outside []string
+	for _, a := range p.Outside {
+		outside = append(outside, a.Addr().String()+" "+OutsideName)
+	}
 	list := func(s []string) string { b, _ := json.Marshal(s); return string(b) }
 	return strings.NewReplacer(
+		"$HOSTS", strings.Join(outside, "\n        "),
 		"$IMAGE", image.CoreDNS,
 		"$API_HOST", p.APIHost().String(),
 		"$CLUSTER_IPS", list(ips), "$CLUSTER_IP", ips[0],

@@ -37,21 +37,11 @@ func (b *builder) steps(ctx context.Context) error {
 		return err
 	}
 	b.phase("API server ready")
-	cidrs, err := b.podCIDRs(ctx)
-	if err != nil {
-		return err
-	}
-	b.phase("nodes registered")
-	if err := b.wait(ctx, "images", b.imported); err != nil {
-		return err
-	}
-	b.phase("images imported")
+	network := b.stentorNetwork
 	if b.Plan.CNI == plan.CNIBridge {
-		err = setUpBridge(b.Plan, cidrs)
-	} else {
-		err = b.installChart(ctx)
+		network = b.bridgeNetwork
 	}
-	if err != nil {
+	if err := network(ctx); err != nil {
 		return err
 	}
 	if err := b.applyCoreDNS(ctx); err != nil {
@@ -73,6 +63,39 @@ func (b *builder) steps(ctx context.Context) error {
 		}
 		b.phase("Stentor ready")
 	}
+	return nil
+}
+
+func (b *builder) bridgeNetwork(ctx context.Context) error {
+	cidrs, err := b.podCIDRs(ctx)
+	if err != nil {
+		return err
+	}
+	b.phase("nodes registered")
+	if err := b.waitImages(ctx); err != nil {
+		return err
+	}
+	return setUpBridge(b.Plan, cidrs)
+}
+
+// stentorNetwork does not wait for nodes: the chart's pods come to them as
+// they register. The images must be there before: a kubelet that misses one
+// looks again only after seconds.
+func (b *builder) stentorNetwork(ctx context.Context) error {
+	if err := b.installCRDs(ctx); err != nil {
+		return err
+	}
+	if err := b.waitImages(ctx); err != nil {
+		return err
+	}
+	return b.installChart(ctx)
+}
+
+func (b *builder) waitImages(ctx context.Context) error {
+	if err := b.wait(ctx, "images", b.imported); err != nil {
+		return err
+	}
+	b.phase("images imported")
 	return nil
 }
 

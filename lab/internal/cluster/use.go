@@ -43,7 +43,7 @@ func (l *Lab) Command(machine string, args []string) (node.Command, error) {
 		return c, fmt.Errorf("%s is not running (stentor lab up --name %s starts the lab anew)", n.Name, l.Plan.Name)
 	}
 	c.Pid = p.Pid
-	c.Cgroup = l.Plan.Cgroup + "/" + n.Name
+	c.Cgroup = cgroup.Leaf(hs, l.Plan.Cgroup+"/"+n.Name)
 	return c, nil
 }
 

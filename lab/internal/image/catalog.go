@@ -39,7 +39,8 @@ var recipes = []recipe{
 	{name: Stentor, binaries: []string{"stentor", "stentor-cni"}, config: Config{Entrypoint: []string{"/usr/bin/stentor"}}},
 	{
 		name: App, binaries: []string{"stentor-app"}, tools: true,
-		links:  map[string]string{"usr/bin/nc": "nc.openbsd", "usr/bin/dig": "drill"},
+		// Not busybox as sh: it prefers its own ping, nc and ip.
+		links:  map[string]string{"usr/bin/nc": "nc.openbsd", "usr/bin/dig": "drill", "usr/bin/sh": "bash"},
 		config: Config{Entrypoint: []string{"/usr/bin/stentor-app"}, Cmd: []string{"http"}},
 	},
 }
@@ -137,7 +138,7 @@ func (b *Builder) key(r recipe) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %v %v", r.name, r.config, r.links, r.tools)
 	if r.tools {
-		fmt.Fprintf(h, "%q %q %q", toolPackages, dropped, unwanted)
+		fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
 	}
 	for _, bin := range r.binaries {
 		info, err := os.Stat(filepath.Join(b.BinDir, bin))
@@ -169,7 +170,7 @@ func (b *Builder) prune(stem, keep string) error {
 // part of the app image and does not change with the program.
 func (b *Builder) toolLayer() (layer, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q", toolPackages, dropped, unwanted)
+	fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
 	key := hex.EncodeToString(h.Sum(nil))[:12]
 	path := filepath.Join(b.Cache, "tools-"+key+".layer")
 	meta := path + ".json"
@@ -234,5 +235,5 @@ func fillTools(w *layerWriter, debs []string) error {
 // applets are the programs for which busybox stands in.
 const applets = `awk basename cat chmod chown clear cp cut date dd df dirname du echo env expr false find free
 grep head hostname id ifconfig kill less ln ls md5sum mkdir mkfifo mktemp more mount mv netstat nslookup od
-pgrep pidof printf ps pwd readlink realpath rm rmdir route sed seq sh sha256sum sleep sort stat stty tail tar tee
+pgrep pidof printf ps pwd readlink realpath rm rmdir route sed seq sha256sum sleep sort stat stty tail tar tee
 telnet test time timeout top touch tr traceroute true umount uname uniq uptime usleep vi watch wc which whoami xargs yes`

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -154,6 +156,35 @@ func each(manifests string, f func(*unstructured.Unstructured) error) error {
 			return err
 		}
 	}
+}
+
+// EstablishCRDs applies custom resource definitions and waits until the API
+// server serves them all.
+func (c *Client) EstablishCRDs(ctx context.Context, crds []string) error {
+	for _, crd := range crds {
+		if err := c.Apply(ctx, crd); err != nil {
+			return err
+		}
+	}
+	crd := c.dyn.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	return Wait(ctx, "CRDs to be established", func(ctx context.Context) (bool, error) {
+		l, err := crd.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		established := 0
+		for _, u := range l.Items {
+			conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+			if slices.ContainsFunc(conditions, func(x any) bool {
+				m, ok := x.(map[string]any)
+				return ok && m["type"] == "Established" && m["status"] == "True"
+			}) {
+				established++
+			}
+		}
+		c.mapper.Reset()
+		return established == len(l.Items) && established >= len(crds), nil
+	})
 }
 
 func (c *Client) applyOne(ctx context.Context, u *unstructured.Unstructured) error {

@@ -30,11 +30,20 @@ func Enter(dir string) error {
 	if err := cgroup.Enter(s.Cgroups, s.Cgroup, 0); err != nil {
 		return err
 	}
+	leaf := cgroup.Leaf(s.Cgroups, s.Cgroup)
 	// Namespaces belong to threads: the one that unshares is the one that
 	// executes, and all others end there.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("unshare cgroup namespace: %w", err)
+	}
+	if leaf != s.Cgroup {
+		if err := os.Mkdir(filepath.Join(s.Cgroups[0].Mount, leaf), 0o755); err != nil {
+			return err
+		}
+		if err := cgroup.Enter(s.Cgroups, leaf, 0); err != nil {
+			return err
+		}
 	}
 	self := "/proc/self/exe"
 	return syscall.Exec(self, []string{"stentor-lab", "node-init", "--stage=run", dir}, os.Environ())

@@ -120,7 +120,7 @@ func mountKernel(m *mounter, s *Spec) {
 	const nosuid = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	m.mount("proc", "/proc", "proc", nosuid, "")
 	m.mount("sysfs", "/sys", "sysfs", nosuid, "") // shows this network namespace's devices
-	if len(s.Cgroups) == 1 && s.Cgroups[0].V2 {
+	if cgroup.Unified(s.Cgroups) {
 		m.mount("cgroup2", "/sys/fs/cgroup", "cgroup2", nosuid, "")
 	} else {
 		m.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", nosuid, "mode=755")
