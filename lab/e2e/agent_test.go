@@ -85,18 +85,18 @@ func (s *setup) agentKilled() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	streams := map[string]*stream{}
+	streams := map[string]func() streamReport{}
 	for what, ip := range map[string]netip.Addr{"same node": pods["b"][0], "other node": pods["c"][0], "other node, IPv6": pods["c"][1]} {
-		streams["UDP, "+what] = s.stream(at, ip, time.Minute, "-rate", "1000")
+		streams["UDP, "+what] = s.stream(at, ip, "-rate", "1000")
 	}
-	streams["TCP, same node"] = s.stream(at, pods["b"][1], time.Minute, "-rate", "200", "-tcp")
-	streams["TCP, other node"] = s.stream(at, pods["c"][0], time.Minute, "-rate", "200", "-tcp")
+	streams["TCP, same node"] = s.stream(at, pods["b"][1], "-rate", "200", "-tcp")
+	streams["TCP, other node"] = s.stream(at, pods["c"][0], "-rate", "200", "-tcp")
 	pings := s.pings(at, pods["b"][0], pods["c"][0], pods["c"][1])
 	s.killAgent("node1")
 	s.killAgent("node2")
 	s.adopted("node1", before)
 	for what, st := range streams {
-		r := st.end()
+		r := st()
 		s.t.Logf("%s: %d sent, forth %+v, back %+v", what, r.Sent, r.Forth, r.Back)
 		silence := max(r.Forth.MaxSilenceMS, r.Back.MaxSilenceMS)
 		if r.Error != "" || r.SendErrors > 0 || r.Back.Lost > 0 || r.Forth.Lost > 0 || silence > 200 {
@@ -110,35 +110,6 @@ func (s *setup) agentKilled() {
 		}
 	}
 	s.newPodsWork(ns, pods)
-}
-
-// pings runs one in the pod for each address until the returned function is
-// called, which gives their summaries.
-func (s *setup) pings(at from, to ...netip.Addr) func() map[string]string {
-	ns, name, _ := strings.Cut(string(at), "/")
-	out := make(chan [2]string, len(to))
-	for _, ip := range to {
-		go func() {
-			text, errs, _ := s.kube.Exec(context.Background(), ns, name, "ping", "-i", "0.05", "-q", ip.String())
-			lines := strings.Split(strings.TrimSpace(text+errs), "\n")
-			summary := strings.TrimSpace(text + errs)
-			for _, l := range lines {
-				if strings.Contains(l, "packets transmitted") {
-					summary = l
-				}
-			}
-			out <- [2]string{ip.String(), summary}
-		}()
-	}
-	return func() map[string]string {
-		_, _, _ = s.kube.Exec(context.Background(), ns, name, "busybox", "pkill", "-INT", "ping")
-		all := map[string]string{}
-		for range to {
-			r := <-out
-			all[r[0]] = r[1]
-		}
-		return all
-	}
 }
 
 // killAgent ends the agent of a node without a word, and waits for the next one.

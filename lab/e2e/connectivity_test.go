@@ -160,8 +160,10 @@ func (s *setup) reachAll(matrix map[from][]target) {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
 			for len(left) > 0 && ctx.Err() == nil {
-				tries++
 				left, why = s.reachOnce(at, left)
+				if tries++; tries == 1 && len(why) > 0 {
+					s.t.Logf("from %s, not reached at first:\n%s", at, indent(strings.Join(why, "\n")))
+				}
 			}
 			s.t.Logf("from %s: %d of %d reached, in %d tries", at, len(targets)-len(left), len(targets), tries)
 			if len(left) > 0 {

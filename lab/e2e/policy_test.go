@@ -49,7 +49,7 @@ func (s *setup) labelChange() {
 		for _, ip := range pods["guarded"] {
 			s.eventually(at, 5*time.Second, probe.OK, web(ip))
 		}
-		stream := s.stream(at, pods["open"][0], 60*time.Second, "-tcp", "-rate", "200")
+		endStream := s.stream(at, pods["open"][0], "-tcp", "-rate", "200")
 		for _, role := range []string{"foe", "friend"} {
 			want := map[string]string{"foe": probe.Timeout, "friend": probe.OK}[role]
 			if err := s.kube.Merge(context.Background(), "v1", "Pod", ns, client, `{"metadata":{"labels":{"role":"`+role+`"}}}`); err != nil {
@@ -61,7 +61,7 @@ func (s *setup) labelChange() {
 			}
 			s.within(fmt.Sprintf("%s became a %s", client, role), time.Since(changed)-lastProbe(want, len(pods["guarded"])), time.Second)
 		}
-		r := stream.end()
+		r := endStream()
 		s.t.Logf("other connection of %s: %+v", client, r)
 		if r.Error != "" || r.Back.Lost > 0 || r.Back.MaxSilenceMS > 500 {
 			s.t.Errorf("the other TCP connection of %s: %+v, want no error, nothing lost, no silence above 500 ms", client, r)

@@ -6,11 +6,58 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 )
+
+// job is a command that runs in a pod until it is interrupted.
+type job struct {
+	s       *setup
+	ns, pod string
+	pidfile string
+	command []string
+	done    chan string
+}
+
+var jobs atomic.Int64
+
+// start runs a command in a pod, and returns when it runs.
+func (s *setup) start(at from, command ...string) *job {
+	s.t.Helper()
+	j := &job{s: s, command: command, pidfile: fmt.Sprintf("/tmp/job%d", jobs.Add(1)), done: make(chan string, 1)}
+	j.ns, j.pod, _ = strings.Cut(string(at), "/")
+	go func() {
+		// Its exit code is that of an interrupted command: what counts is what it says.
+		out, errs, _ := s.kube.Exec(context.Background(), j.ns, j.pod,
+			append([]string{"bash", "-c", `echo $$ >"$0"; exec "$@"`, j.pidfile}, command...)...)
+		j.done <- strings.TrimSpace(out + errs)
+	}()
+	s.wait(10*time.Second, strings.Join(command, " ")+" to start", func(ctx context.Context) (bool, error) {
+		out, errs, err := s.kube.Exec(ctx, j.ns, j.pod, "cat", j.pidfile)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, errs)
+		}
+		return strings.TrimSpace(out) != "", err
+	})
+	return j
+}
+
+// end interrupts the command and returns what it printed.
+func (j *job) end() string {
+	j.s.t.Helper()
+	// It may have ended by itself.
+	_, _, _ = j.s.kube.Exec(context.Background(), j.ns, j.pod, "bash", "-c", `kill -INT $(cat "$0"); rm "$0"`, j.pidfile)
+	select {
+	case out := <-j.done:
+		return out
+	case <-time.After(10 * time.Second):
+		j.s.t.Errorf("%s does not end", strings.Join(j.command, " "))
+		return ""
+	}
+}
 
 // streamCount is what one end saw of a stream, as the app reports it.
 type streamCount struct {
@@ -31,59 +78,44 @@ type streamReport struct {
 	Error      string      `json:"error"`
 }
 
-// stream is a sender that runs in a pod.
-type stream struct {
-	s    *setup
-	at   from
-	cmd  []string
-	done chan streamResult
-}
-
-type streamResult struct {
-	out string
-	err error
-}
-
-// stream starts a sender to port 9000 of a pod, for at most the duration.
-func (s *setup) stream(at from, to netip.Addr, duration time.Duration, flags ...string) *stream {
+// stream starts a sender to port 9000 of a pod, for at most two minutes. The
+// returned function ends it and gives its report.
+func (s *setup) stream(at from, to netip.Addr, flags ...string) func() streamReport {
 	s.t.Helper()
-	args := append([]string{"stentor-app", "stream-send", "-duration", duration.String()}, flags...)
-	st := &stream{s: s, at: at, cmd: append(args, netip.AddrPortFrom(to, 9000).String()), done: make(chan streamResult, 1)}
-	ns, name, _ := strings.Cut(string(at), "/")
-	go func() {
-		out, errs, err := s.kube.Exec(context.Background(), ns, name, st.cmd...)
-		st.done <- streamResult{out + errs, err}
-	}()
-	s.wait(5*time.Second, "stream from "+string(at)+" to start", func(ctx context.Context) (bool, error) {
-		out, _, err := s.kube.Exec(ctx, ns, name, "busybox", "pgrep", "-f", st.pattern())
-		return err == nil && out != "", nil
-	})
-	return st
-}
-
-// pattern finds the sender among the pod's processes.
-func (st *stream) pattern() string {
-	return "stream-send.* " + regexp.QuoteMeta(st.cmd[len(st.cmd)-1]) + "$"
-}
-
-// end interrupts the sender, if it still runs, and returns its report.
-func (st *stream) end() streamReport {
-	st.s.t.Helper()
-	ns, name, _ := strings.Cut(string(st.at), "/")
-	var r streamReport
-	// It may have ended by itself.
-	_, _, _ = st.s.kube.Exec(context.Background(), ns, name, "busybox", "pkill", "-INT", "-f", st.pattern())
-	select {
-	case res := <-st.done:
-		if err := json.Unmarshal([]byte(res.out), &r); err != nil {
-			st.s.t.Errorf("%s: %v: %s", strings.Join(st.cmd, " "), res.err, res.out)
+	command := append([]string{"stentor-app", "stream-send", "-duration", "2m"}, flags...)
+	j := s.start(at, append(command, netip.AddrPortFrom(to, 9000).String())...)
+	return func() (r streamReport) {
+		s.t.Helper()
+		out := j.end()
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			s.t.Errorf("%s: no report: %v: %s", strings.Join(j.command, " "), err, out)
 			r.Error = "no report"
 		}
-	case <-time.After(10 * time.Second):
-		st.s.t.Errorf("%s does not end", strings.Join(st.cmd, " "))
-		r.Error = "no report"
+		return r
 	}
-	return r
+}
+
+// pings starts one for each address. The returned function ends them and gives
+// their summaries.
+func (s *setup) pings(at from, to ...netip.Addr) func() map[netip.Addr]string {
+	s.t.Helper()
+	running := map[netip.Addr]*job{}
+	for _, ip := range to {
+		running[ip] = s.start(at, "ping", "-i", "0.05", "-q", ip.String())
+	}
+	return func() map[netip.Addr]string {
+		out := map[netip.Addr]string{}
+		for ip, j := range running {
+			text := j.end()
+			out[ip] = text
+			for line := range strings.Lines(text) {
+				if strings.Contains(line, "packets transmitted") {
+					out[ip] = strings.TrimSpace(line)
+				}
+			}
+		}
+		return out
+	}
 }
 
 // output runs a command on a machine of the lab.

@@ -10,8 +10,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func runTCPEcho(ctx context.Context, args []string) error {
@@ -56,16 +59,35 @@ func runUDPEcho(ctx context.Context, args []string) error {
 	}
 	buf := make([]byte, 65536)
 	for {
-		n, from, err := c.ReadFrom(buf)
+		n, answer, _, err := receive(c, buf)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		// A reply that cannot be sent is a lost datagram like any other.
-		_, _ = c.WriteTo(buf[:n], from)
+		answer(buf[:n])
 	}
+}
+
+// receive gets a datagram. The answer leaves from the address that was asked,
+// which need not be the one that a host with several would choose; one that
+// cannot be sent is lost like any other datagram.
+func receive(c *net.UDPConn, buf []byte) (n int, answer func([]byte), from netip.AddrPort, err error) {
+	oob := make([]byte, 128)
+	n, oobn, _, from, err := c.ReadMsgUDPAddrPort(buf, oob)
+	if err != nil {
+		return 0, nil, from, err
+	}
+	var local []byte
+	if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+		for _, m := range messages {
+			if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo {
+				local = unix.PktInfo6(&unix.Inet6Pktinfo{Addr: [16]byte(m.Data[:16])})
+			}
+		}
+	}
+	return n, func(b []byte) { _, _, _ = c.WriteMsgUDPAddrPort(b, local, from) }, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 }
 
 // listenUDP closes the socket when ctx ends.
@@ -80,6 +102,11 @@ func listenUDP(ctx context.Context, addr string) (*net.UDPConn, error) {
 	}
 	// A busy machine must not look like a lossy network.
 	_ = c.SetReadBuffer(4 << 20)
+	// Without it, as on a socket for IPv4 alone, answers leave from where the
+	// host chooses.
+	if raw, err := c.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) })
+	}
 	context.AfterFunc(ctx, func() { c.Close() })
 	return c, nil
 }

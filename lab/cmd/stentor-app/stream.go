@@ -125,7 +125,7 @@ func runStreamRecv(ctx context.Context, args []string) error {
 	runs := map[uint64]*count{}
 	buf := make([]byte, 65536)
 	for {
-		n, from, err := c.ReadFrom(buf)
+		n, answer, from, err := receive(c, buf)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -144,14 +144,14 @@ func runStreamRecv(ctx context.Context, args []string) error {
 		case kindData:
 			runs[run].add(seq, time.Now())
 			buf[4] = kindEcho
-			_, _ = c.WriteTo(buf[:n], from) // the sender counts what does not come back
+			answer(buf[:n]) // the sender counts what does not come back
 		case kindAsk:
 			runs[run].close(int(seq))
 			j, err := json.Marshal(runs[run])
 			if err != nil {
 				return err
 			}
-			_, _ = c.WriteTo(append(packet(kindCount, run, seq, 0), j...), from)
+			answer(append(packet(kindCount, run, seq, 0), j...))
 		}
 	}
 }
