@@ -143,7 +143,7 @@ func (b *builder) adopt(ctx context.Context, images []string) (bool, error) {
 				b.Plan.Name, describe(s.Options), b.Plan.Name)
 		}
 		b.state = s
-		b.state.Options = b.Plan.Options
+		b.state.Options, b.state.Times = b.Plan.Options, nil
 		b.Out.Note("lab %q is up already", b.Plan.Name)
 		return true, b.refreshImages(ctx, images)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -141,11 +142,17 @@ func (b *Builder) key(r recipe) (string, error) {
 		fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
 	}
 	for _, bin := range r.binaries {
-		info, err := os.Stat(filepath.Join(b.BinDir, bin))
+		// The content, not the time: every build writes the file anew.
+		f, err := os.Open(filepath.Join(b.BinDir, bin))
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(h, "%s %d %d", bin, info.Size(), info.ModTime().UnixNano())
+		fmt.Fprintf(h, "%s ", bin)
+		_, err = io.Copy(h, f)
+		f.Close()
+		if err != nil {
+			return "", err
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
