@@ -6,11 +6,13 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/stentor-net/stentor/lab/internal/node"
 	"github.com/stentor-net/stentor/lab/internal/plan"
@@ -27,6 +29,9 @@ type usageError struct{ error }
 // Main runs the command line and returns the exit code: 0, 1 for an error, 2
 // for wrong usage, and for exec that of the program.
 func Main(args []string) int {
+	// Of its own accord client-go tells of connections that we close.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	cmd := newRoot()
 	cmd.SetArgs(args)
 	err := cmd.Execute()
