@@ -25,7 +25,10 @@ func modes(t *testing.T, f func(t *testing.T, c *cluster)) {
 		name   string
 		tunnel bool
 	}{{"vxlan", true}, {"native", false}} {
-		t.Run(m.name, func(t *testing.T) { f(t, newCluster(t, m.tunnel)) })
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel() // tests mostly wait for silence
+			f(t, newCluster(t, m.tunnel))
+		})
 	}
 }
 
@@ -109,6 +112,7 @@ func TestOneFamilyIsEnough(t *testing.T) {
 		{"ipv6 vxlan", layout{tunnel: true, only6: true}}, {"ipv6 native", layout{only6: true}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
 			c := newClusterOf(t, x.layout)
 			a, b, far := c.nodes[0].pod(), c.nodes[0].pod(), c.nodes[1].pod()
 			for _, n := range []*nstest.Namespace{b.Namespace, far.Namespace, c.nodes[0].Namespace, c.outside} {
