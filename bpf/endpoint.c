@@ -9,7 +9,8 @@
 #include "lib/translate.h"
 
 enum {
-	SOLICITATION = -1, /* of a neighbour: to be answered */
+	SOLICITATION = -1,  /* of a neighbour: to be answered */
+	ADVERTISEMENT = -2, /* the pod's answer to the host */
 };
 
 /* The sender is the pod of this device, with its own MAC. */
@@ -53,7 +54,7 @@ static __always_inline int reachable(const struct party *to)
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
- * key that allows p, SOLICITATION, or a drop reason. */
+ * key that allows p, SOLICITATION, ADVERTISEMENT, or a drop reason. */
 __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
 	struct opening o = {};
@@ -64,6 +65,8 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		return REASON_INVALID_PACKET;
 	if (p->protocol == PROTO_ICMP6 && p->icmp_type == ICMP6_SOLICITATION)
 		return SOLICITATION;
+	if (is_link_talk(p) && p->icmp_type != ICMP6_ADVERTISEMENT)
+		return REASON_FORBIDDEN_ICMP6;
 	party_find(&o.party[0], &p->source);
 	p->endpoint = o.party[0].id;
 	p->source_identity = o.party[0].identity;
@@ -74,6 +77,8 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		return REASON_INVALID_SOURCE_MAC;
 	if (!(o.party[0].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
+	if (is_link_talk(p))
+		return ADVERTISEMENT;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
 	reason = translate(skb, p, key);
@@ -142,6 +147,8 @@ int from_pod(struct __sk_buff *skb)
 		reason = admit_from_pod(skb, &p, &key);
 		if (reason == SOLICITATION)
 			return advertise(skb, &p);
+		if (reason == ADVERTISEMENT)
+			return to_stack(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -174,6 +181,8 @@ __global int admit_to_pod(struct __sk_buff *skb, struct packet *p, struct flow_k
 
 	if (!p || !key)
 		return REASON_INVALID_PACKET;
+	if (is_link_talk(p))
+		return REASON_FORBIDDEN_ICMP6;
 	party_find(&o.party[1], &p->destination);
 	p->endpoint = o.party[1].id;
 	p->destination_identity = o.party[1].identity;

@@ -141,6 +141,20 @@ __global int leave(struct __sk_buff *skb, struct packet *p)
 	return masquerade(skb, p);
 }
 
+/* An error that this host's stack made about a packet for a pod, which the world
+ * knows by the node's address only. All others are the host's own matter. */
+static __always_inline int leave_host(struct __sk_buff *skb, struct packet *p)
+{
+	int reason;
+
+	if (!(p->flags & PACKET_ICMP_ERROR) || !masquerades(p))
+		return TC_ACT_OK;
+	reason = masquerade_error(skb, p);
+	if (reason == REASON_WRITE_ERROR || reason == REASON_CSUM_L3 || reason == REASON_CSUM_L4)
+		return drop(skb, p, reason);
+	return TC_ACT_OK;
+}
+
 /* What leaves the node. Host packets cost one comparison or one lookup. */
 SEC("tc")
 int to_net(struct __sk_buff *skb)
@@ -158,7 +172,7 @@ int to_net(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	masquerade_addr(&p, &own);
 	if (addr_equal(&p.source, &own))
-		return TC_ACT_OK;
+		return leave_host(skb, &p);
 	p.endpoint = endpoint_of(&p.source, &ep);
 	if (!p.endpoint)
 		return TC_ACT_OK;

@@ -174,6 +174,8 @@ __global int admit_to_overlay(struct __sk_buff *skb, struct packet *p, struct fl
 
 	if (!p || !key || !from)
 		return REASON_INVALID_PACKET;
+	if (is_link_talk(p))
+		return REASON_FORBIDDEN_ICMP6;
 	party_find(&o.party[0], &p->source);
 	party_find(&o.party[1], &p->destination);
 	*from = o.party[0];

@@ -257,6 +257,20 @@ func TestPodAsksForItsNeighbour(t *testing.T) {
 	expect(t, "to the pod", a.run("to_pod", r.out, from{device: devPod1}), actOK, 0)
 }
 
+func TestTalkOfTheLinkEndsThere(t *testing.T) {
+	a := newNodeA(t, nil)
+	for what, typ := range map[string]uint8{"listener report": 143, "router solicitation": 133, "router advertisement": 134, "redirect": 137} {
+		m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: server.ip6, icmp: true, icmpType: typ, inner: make([]byte, 16)}
+		expect(t, what, a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
+		expect(t, what+" to a pod", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonForbiddenICMP6)
+	}
+	a.setCells(peerWorld, abi.SetDeny)
+	m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: "fe80::aa", icmp: true, icmpType: 136, inner: make([]byte, 16)}
+	expect(t, "the pod's answer to its host", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+	m.src = server.ip6
+	expect(t, "an answer for another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
+}
+
 func TestPortsOfSets(t *testing.T) {
 	a := newNodeA(t, nil)
 	put := func(bits uint32, protocol uint8, port uint16, verdict uint8) {
