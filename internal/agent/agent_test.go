@@ -322,7 +322,7 @@ func TestStatusFailsUntilPodsCanBeAttached(t *testing.T) {
 	l.launch()
 	l.await("the socket answers", func() bool {
 		err := l.client.Call(t.Context(), "GET", rest.PathCNIStatus, nil, nil)
-		return code(err) == rest.CNIPluginNotAvailable && strings.Contains(err.Error(), "node: no pod ranges yet")
+		return code(err) == rest.CNITryAgain && strings.Contains(err.Error(), "node: no pod ranges yet")
 	})
 	if _, err := os.Stat(l.agent.opts.CNIConfFile); err == nil {
 		t.Error("the CNI configuration is there before the agent is ready")
@@ -363,5 +363,37 @@ func TestAServiceBecomesAFrontend(t *testing.T) {
 	}
 	if len(got) != 1 || got[0].Spec.FrontendAddress.IP != "10.96.0.7" || got[0].Spec.BackendAddresses[0].Port != 8080 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestObjectsThatSomebodyDeletedComeBack(t *testing.T) {
+	l := newLab(t).start()
+	p := pod("curl", "app", "curl")
+	l.bind(p)
+	got := l.mustAdd(p)
+	l.await("the object is seen", func() bool {
+		o := l.cluster.published("default/curl")
+		return o != nil && o.Status.State == "ready"
+	})
+	l.cluster.raw.Remotes.Upsert(endpoint.Remote{Namespace: "default", Name: "curl"})
+	l.await("the publisher has seen it", func() bool {
+		_, ok := l.agent.tables.remotes.Get("default/curl")
+		return ok
+	})
+	l.cluster.mu.Lock()
+	delete(l.cluster.stored, "default/curl")
+	delete(l.cluster.taken, identity.ID(got.Identity))
+	l.cluster.mu.Unlock()
+	l.cluster.raw.Remotes.Delete("default/curl")
+	l.cluster.raw.Identities.Delete(identity.ID(got.Identity).String())
+	l.cluster.raw.Nodes.Delete("n1")
+	l.await("the endpoint's object is back", func() bool { return l.cluster.published("default/curl") != nil })
+	l.await("the identity is back under its number", func() bool {
+		_, ok := l.agent.tables.identities.Get(identity.ID(got.Identity).String())
+		return ok
+	})
+	l.await("the node's object is back", func() bool { _, ok := l.agent.tables.nodes.Get("n1"); return ok })
+	if n := l.agent.tables.identities.Snapshot().Len(); n != 1 {
+		t.Errorf("%d identities", n)
 	}
 }
