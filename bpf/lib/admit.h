@@ -209,7 +209,9 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 	if (reason == REASON_IDENTITY_UNKNOWN)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason) {
-		if (known)
+		/* A denied flow keeps its row: it remembers who opened. Without it the
+		 * next packet could pass as the reply to a flow of the other side. */
+		if (known && !keep)
 			bpf_map_delete_elem(&flows, key);
 		return reason;
 	}
