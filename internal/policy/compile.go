@@ -380,6 +380,9 @@ func (c *compiler) addressPeer(p netip.Prefix, id identity.ID) int32 {
 			uses = append(uses, u)
 		}
 	}
+	if u, ok := c.m.useIndex[unplaced.key]; ok && at == placePod && !p.IsValid() {
+		uses = append(uses, u)
+	}
 	slices.Sort(uses)
 	g := c.base[i]
 	for _, u := range slices.Compact(uses) {

@@ -169,3 +169,29 @@ func TestFreedNumbersRestUntilAGracePeriodIsOver(t *testing.T) {
 		t.Errorf("got %d, %t; want %d", i, ok, got[1])
 	}
 }
+
+func TestADenyByAddressHoldsForAPeerKnownByIdentityAlone(t *testing.T) {
+	c := sixPods()
+	rule := ciliumv2.Rule{EndpointSelector: byLabel("app", "web"), IngressDeny: []ciliumv2.IngressDenyRule{{
+		IngressPeers: ciliumv2.IngressPeers{FromCIDR: []ciliumv2.CIDR{"10.0.0.6/32"}},
+	}}}
+	off := false
+	rule.EnableDefaultDeny = &ciliumv2.DefaultDeny{Ingress: &off}
+	c.put("p", rule)
+	in := c.input()
+	e, err := New(Options{CIDRMatchPods: true}, NewState())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Update(in)
+	id := in.Addresses[len(in.Addresses)-1].Identity // of 10.0.0.6
+	s := e.State()
+	if got := s.DecidePeer(1, Ingress, s.IdentityPeer[id], protoTCP, 80).Verdict; got != Deny {
+		t.Errorf("a peer that may have the address passes: %d", got)
+	}
+	for addr, want := range map[string]Verdict{"10.0.0.6": Deny, "10.0.0.5": Allow} {
+		if got := s.Decide(1, Ingress, netip.MustParseAddr(addr), protoTCP, 80).Verdict; got != want {
+			t.Errorf("%s: got %d, want %d", addr, got, want)
+		}
+	}
+}
