@@ -39,6 +39,7 @@ func (t *target) addTo(flags *pflag.FlagSet) {
 func (t *target) fill(f *command.Factory) {
 	f.Socket = t.path
 	f.Remote = t.remote
+	f.Node = func() string { return t.node }
 	f.Cluster = t.open
 	f.Dial = func(a kube.Agent) *client.Client {
 		return client.New(a.Node, func(ctx context.Context) (net.Conn, error) { return t.cluster.Dial(ctx, a) })
