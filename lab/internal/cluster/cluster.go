@@ -80,16 +80,19 @@ func Up(ctx context.Context, o UpOptions) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	b := &builder{Lab: &Lab{Plan: p}, UpOptions: o, cgroups: hs}
+	if err := b.checkChart(ctx); err != nil {
+		return nil, err
+	}
+	images, err := b.buildImages(p)
+	if err != nil {
+		return nil, err
+	}
 	unlock, err := lock(p)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	b := &builder{Lab: &Lab{Plan: p}, UpOptions: o, cgroups: hs}
-	images, err := b.buildImages(p)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	up, err := b.adopt(ctx, images)
