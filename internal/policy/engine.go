@@ -425,9 +425,9 @@ func (e *Engine) cidrIdentity(p netip.Prefix) identity.ID {
 }
 
 // keepCIDRs forgets the numbers of all other prefixes.
-func (e *Engine) keepCIDRs(own map[netip.Prefix]wantAddress) {
+func (e *Engine) keepCIDRs(own map[netip.Prefix]bool) {
 	for p := range e.cidrs {
-		if _, ok := own[p]; !ok {
+		if !own[p] {
 			delete(e.cidrs, p)
 		}
 	}
