@@ -32,7 +32,8 @@ var probePorts = []struct {
 }{{protoTCP, 80}, {protoTCP, 70}, {protoTCP, 8080}, {protoTCP, 63}, {protoTCP, 127}, {protoTCP, 128}, {protoUDP, 53}, {protoUDP, 80}, {protoICMP, 8}, {protoSCTP, 53}, {47, -1}, {protoTCP, -1}}
 
 var probeAddrs = []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7", "10.0.0.9", "10.1.0.1",
-	"172.16.0.1", "172.16.0.2", "172.16.0.3", "192.0.2.5", "192.0.2.6", "192.0.2.77", "198.51.100.1", "203.0.113.1"}
+	"172.16.0.1", "172.16.0.2", "172.16.0.3", "192.0.2.5", "192.0.2.6", "192.0.2.77", "198.51.100.1", "203.0.113.1",
+	"fd00::1", "fd00::5", "fd00::77", "2001:db8::5", "2001:db8::6", "2001:db9::1"}
 
 func probes(endpoints []uint16) (out []probe) {
 	for _, ep := range endpoints {
@@ -103,6 +104,8 @@ func (d draw) options() Options {
 	return Options{
 		Enforcement:    d.of("enforcement", EnforceDefault, EnforceDefault, EnforceDefault, EnforceAlways, EnforceNever),
 		AllowLocalhost: d.of("localhost", LocalhostAlways, LocalhostPolicy),
+		CIDRMatchNodes: d.chance("nodes", 3),
+		CIDRMatchPods:  d.chance("pods", 3),
 		Carry:          Carry{Proxy: Redirected},
 	}
 }
