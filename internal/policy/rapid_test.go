@@ -112,7 +112,7 @@ func (d draw) options() Options {
 
 // agree fails if the kernel and the oracle judge any probe differently.
 // It fails, too, if the explanation has another verdict or no reason.
-func agree(t *rapid.T, opts Options, in *Input, e *Engine, kernel *State, after string) {
+func agree(t *rapid.T, opts Options, in *Input, x *Explainer, kernel *State, after string) {
 	o := newOracle(opts, in)
 	for i := range in.Subjects {
 		s := &in.Subjects[i]
@@ -122,8 +122,8 @@ func agree(t *rapid.T, opts Options, in *Input, e *Engine, kernel *State, after 
 				t.Fatalf("after %s: %+v: the oracle says %d, the kernel %v", after, p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
 			}
 			if p.port == 80 {
-				a, err := e.Explain(Question{Endpoint: p.endpoint, Direction: p.d, Peer: p.addr, Protocol: p.protocol, Port: p.port})
-				if err != nil || a.Verdict != got || got == Deny && len(a.Deciding)+len(a.Default) == 0 && e.opts.Enforcement != EnforceAlways {
+				a, err := x.Explain(Question{Endpoint: p.endpoint, Direction: p.d, Peer: p.addr, Protocol: p.protocol, Port: p.port})
+				if err != nil || a.Verdict != got || got == Deny && len(a.Deciding)+len(a.Default) == 0 && opts.Enforcement != EnforceAlways {
 					t.Fatalf("after %s: %+v: verdict %d is explained as %+v (%v)", after, p, got, a, err)
 				}
 			}
@@ -153,7 +153,7 @@ func TestTheKernelAgreesWithTheNaiveOracleThroughRandomChanges(t *testing.T) {
 			for _, op := range out.Ops {
 				kernel.Apply(op)
 			}
-			agree(t, opts, &in, e, &kernel, event)
+			agree(t, opts, &in, out.Explainer, &kernel, event)
 			if again := e.Update(in); len(again.Ops) > 0 {
 				t.Fatalf("after %s: the same input again gives %d steps: %#v", event, len(again.Ops), again.Ops)
 			}
