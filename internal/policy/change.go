@@ -38,7 +38,9 @@ type change struct {
 	primary       map[int32]uint32 // row -> class that holds it in the end
 	bumped        map[netip.Addr]bool
 	bumpAll       bool
-	judged        map[judgement]bool // of peers that stay who they are
+	gone          []netip.Prefix        // rows that go
+	touched       map[netip.Prefix]bool // rows written early
+	judged        map[judgement]bool    // of peers that stay who they are
 }
 
 // judgement is how somebody is judged: by a class now, by a row in the end.
@@ -78,7 +80,7 @@ func newChange(e *Engine, m *model) *change {
 	return &change{
 		e: e, m: m, detour: map[slotPart]uint16{}, steady: map[int]bool{}, differ: map[[2]int32]bool{},
 		bumpEndpoints: map[uint16]bool{}, keeper: map[uint32]int32{}, peers: map[uint32]*movingPeer{}, detours: map[[2]uint32]uint32{},
-		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{},
+		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{}, touched: map[netip.Prefix]bool{},
 	}
 }
 
@@ -225,15 +227,9 @@ func (c *change) planPeers() {
 			votes[[2]uint32{old, uint32(want)}]++
 		}
 	}
-	first := map[uint32]netip.Prefix{}
 	for _, w := range c.m.order {
-		if old, ok := c.e.state.Addresses[w.Prefix]; ok && old.Identity == w.Identity {
-			vote(old.Peer, w.peer)
-		}
-	}
-	for p, old := range c.e.state.Addresses {
-		if have, ok := first[old.Peer]; !ok || comparePrefix(p, have) < 0 {
-			first[old.Peer] = p
+		if w.exist && w.old.Identity == w.Identity {
+			vote(w.old.Peer, w.peer)
 		}
 	}
 	for id, want := range c.m.identity {
@@ -242,6 +238,14 @@ func (c *change) planPeers() {
 		}
 	}
 	c.electPeers(votes)
+	first := map[uint32]netip.Prefix{} // of peers that do not go on
+	for p, old := range c.e.state.Addresses {
+		if _, goes := c.keeper[old.Peer]; !goes && old.Peer >= PeerFirst {
+			if have, ok := first[old.Peer]; !ok || comparePrefix(p, have) < 0 {
+				first[old.Peer] = p
+			}
+		}
+	}
 	add := func(number uint32, p movingPeer) {
 		if number >= PeerFirst && c.peers[number] == nil {
 			p.number, p.class = number, c.e.state.Peers[number]
@@ -316,7 +320,7 @@ func (c *change) rowOf(number uint32) int32 {
 func (c *change) planAddresses() {
 	added := prefix.Table[bool]{} // rows that come before the verdicts change, and so do those inside
 	for _, w := range c.m.order {
-		old, exists := c.e.state.Addresses[w.Prefix]
+		old, exists := w.old, w.exist
 		source, known := old.Peer, exists
 		if !exists {
 			source, known = c.enclosing(w.Prefix)
@@ -339,6 +343,7 @@ func (c *change) planAddresses() {
 			}
 		}
 		added.Put(w.Prefix, true)
+		c.touched[w.Prefix] = true
 		n := c.numberOnTheWay(source, class, w.peer, moved)
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
 	}
@@ -356,14 +361,22 @@ func (c *change) stays(old uint32, want int32) bool {
 // planRemovals does for rows that go what planAddresses does for those that come:
 // their addresses become those of the enclosing row.
 func (c *change) planRemovals() {
-	var gone []netip.Prefix
-	for p := range c.e.state.Addresses {
-		if _, ok := c.m.addresses.Get(p); !ok {
-			gone = append(gone, p)
+	stay := 0
+	for _, w := range c.m.order {
+		if w.exist {
+			stay++
 		}
 	}
-	slices.SortFunc(gone, comparePrefix)
-	for _, p := range gone {
+	if stay == len(c.e.state.Addresses) {
+		return
+	}
+	for p := range c.e.state.Addresses {
+		if _, ok := c.m.addresses.Get(p); !ok {
+			c.gone = append(c.gone, p)
+		}
+	}
+	slices.SortFunc(c.gone, comparePrefix)
+	for _, p := range c.gone {
 		old := c.e.state.Addresses[p]
 		want := int32(PeerUnknown)
 		if _, w, ok := c.m.addresses.Enclosing(p); ok {

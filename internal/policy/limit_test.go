@@ -53,7 +53,7 @@ func TestEndpointsWithoutASlotAreClosedAndTheStatusSaysSo(t *testing.T) {
 			if closed++; i >= 100 {
 				t.Errorf("endpoint %d had a slot and lost it", s.Endpoint)
 			}
-			a, err := e.Explain(Question{Endpoint: s.Endpoint, Direction: Ingress, Peer: from, Protocol: protoTCP, Port: 80})
+			a, err := out.Explainer.Explain(Question{Endpoint: s.Endpoint, Direction: Ingress, Peer: from, Protocol: protoTCP, Port: 80})
 			if err != nil || !a.Closed {
 				t.Errorf("endpoint %d is closed, explained as %s (%v)", s.Endpoint, a.Why(), err)
 			}
