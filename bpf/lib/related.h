@@ -56,22 +56,25 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct packe
  * row must be fresh; a stale one waits for its next own packet. */
 __global int relate(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct packet inner = {};
+	struct scratch *s = scratch();
+	struct packet *inner;
 	struct flow *f;
 	int reason;
 
-	if (!p || !key)
+	if (!s || !p || !key)
 		return REASON_INVALID_PACKET;
-	reason = parse_inner(skb, p, &inner);
+	inner = packet_new(s);
+	reason = parse_inner(skb, p, inner);
 	if (reason)
 		return reason;
-	if (!addr_equal(&inner.source, &p->destination))
+	if (!addr_equal(&inner->source, &p->destination))
 		return REASON_POLICY_DENIED;
-	flow_key_of(&inner, key);
-	f = bpf_map_lookup_elem(&flows, key);
+	flow_key_of(inner, &s->key);
+	*key = s->key;
+	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f || !flow_fresh(f))
 		return REASON_POLICY_DENIED;
-	p->from_b = !inner.from_b;
+	p->from_b = !inner->from_b;
 	p->flags |= PACKET_RELATED;
 	return 0;
 }
