@@ -4,7 +4,7 @@
  *
  * Rules: a row is made only after every side of this node has allowed. A packet
  * of either direction with a stale row judges the forward tuple again; denied,
- * the row goes and the packet drops. Generations are read before judging. */
+ * the packet drops and the row stays stale. Generations are read before judging. */
 
 #include "judge.h"
 #include "scratch.h"
@@ -127,6 +127,13 @@ static __always_inline int both_ready(const struct opening *o)
 	       (!o->party[1].id || (o->party[1].flags & PARTY_READY));
 }
 
+/* A policy of this node decided. */
+static __always_inline int is_limited(const struct opening *o)
+{
+	return (o->party[0].id && (o->party[0].slots & 0xffff) != SLOT_OPEN) ||
+	       (o->party[1].id && o->party[1].slots >> 16 != SLOT_OPEN);
+}
+
 /* Makes the row of the key in scratch. */
 __global int insert(const struct packet *p, const struct opening *o, const struct verdicts *v)
 {
@@ -193,6 +200,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		return 0; /* nothing has changed: its packets only take this way, as translated ones do */
 	if (keep && known && sender_side(known, p) == RESPONDER)
 		opening_turn(o);
+	if (o->initiator_b != p->from_b)
+		p->flags |= PACKET_REPLY;
 	reason = judge_sides(skb, p, o, key, &v);
 	if (!keep && opens_nothing(p)) {
 		o->flags |= FLOW_PICKED_UP;
@@ -215,5 +224,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		renew(known, o, &v);
 		return 0;
 	}
-	return insert(p, o, &v);
+	reason = insert(p, o, &v);
+	if (!reason && cfg_event_level && !is_limited(o))
+		report(skb, p, EVENT_TRACE, 0); /* no verdict told of this connection */
+	return reason;
 }
