@@ -9,7 +9,8 @@
 #include "lib/translate.h"
 
 enum {
-	SOLICITATION = -1, /* of a neighbour: to be answered */
+	SOLICITATION = -1,  /* of a neighbour: to be answered */
+	ADVERTISEMENT = -2, /* the pod's answer to the host */
 };
 
 /* The sender is the pod of this device, with its own MAC. */
@@ -53,27 +54,31 @@ static __always_inline int reachable(const struct party *to)
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
- * key that allows p, SOLICITATION, or a drop reason. */
+ * key that allows p, SOLICITATION, ADVERTISEMENT, or a drop reason. */
 __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct opening o = {};
+	struct opening *o = opening_new();
 	struct endpoint *ep;
 	int reason;
 
-	if (!p || !key)
+	if (!o || !p || !key)
 		return REASON_INVALID_PACKET;
 	if (p->protocol == PROTO_ICMP6 && p->icmp_type == ICMP6_SOLICITATION)
 		return SOLICITATION;
-	party_find(&o.party[0], &p->source);
-	p->endpoint = o.party[0].id;
-	p->source_identity = o.party[0].identity;
-	if (!o.party[0].id || o.party[0].ifindex != skb->ifindex)
+	if (is_link_talk(p) && p->icmp_type != ICMP6_ADVERTISEMENT)
+		return REASON_FORBIDDEN_ICMP6;
+	party_find(&o->party[0], &p->source);
+	p->endpoint = o->party[0].id;
+	p->source_identity = o->party[0].identity;
+	if (!o->party[0].id || o->party[0].ifindex != skb->ifindex)
 		return REASON_INVALID_SOURCE_IP;
-	ep = endpoint_at(o.party[0].id);
+	ep = endpoint_at(o->party[0].id);
 	if (!ep || !is_sender(skb, p, ep))
 		return REASON_INVALID_SOURCE_MAC;
-	if (!(o.party[0].flags & PARTY_READY))
+	if (!(o->party[0].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
+	if (is_link_talk(p))
+		return ADVERTISEMENT;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
 	reason = translate(skb, p, key);
@@ -81,21 +86,21 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		return reason;
 	if (is_hairpin(&p->destination))
 		return admit_hairpin(p, key);
-	party_find(&o.party[1], &p->destination);
-	p->destination_identity = o.party[1].identity;
-	if (is_encapsulation(p, &o.party[1]))
+	party_find(&o->party[1], &p->destination);
+	p->destination_identity = o->party[1].identity;
+	if (is_encapsulation(p, &o->party[1]))
 		return REASON_ENCAP_PROHIBITED;
-	reason = reachable(&o.party[1]);
+	reason = reachable(&o->party[1]);
 	if (reason == REASON_IDENTITY_UNKNOWN)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason)
 		return reason;
 	if (is_hairpin(&p->source))
-		o.party[0] = o.party[1]; /* to itself through its own service */
-	opening_of(&o, p);
-	if (!o.party[1].id && !o.party[1].node)
-		o.flags = FLOW_VIA_STACK;
-	return admit(skb, p, key, &o);
+		o->party[0] = o->party[1]; /* to itself through its own service */
+	opening_of(o, p);
+	if (!o->party[1].id && !o->party[1].node)
+		o->flags = FLOW_VIA_STACK;
+	return admit(skb, p, key, o);
 }
 
 /* p has its row: to the pod, the node or the stack that the row names. */
@@ -142,6 +147,8 @@ int from_pod(struct __sk_buff *skb)
 		reason = admit_from_pod(skb, &p, &key);
 		if (reason == SOLICITATION)
 			return advertise(skb, &p);
+		if (reason == ADVERTISEMENT)
+			return to_stack(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -170,23 +177,25 @@ static __always_inline int is_established_to_pod(struct __sk_buff *skb, const st
  * another pod through kube-proxy. Returns as admit_from_pod. */
 __global int admit_to_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct opening o = {};
+	struct opening *o = opening_new();
 
-	if (!p || !key)
+	if (!o || !p || !key)
 		return REASON_INVALID_PACKET;
-	party_find(&o.party[1], &p->destination);
-	p->endpoint = o.party[1].id;
-	p->destination_identity = o.party[1].identity;
-	if (!o.party[1].id || o.party[1].ifindex != skb->ifindex)
+	if (is_link_talk(p))
+		return REASON_FORBIDDEN_ICMP6;
+	party_find(&o->party[1], &p->destination);
+	p->endpoint = o->party[1].id;
+	p->destination_identity = o->party[1].identity;
+	if (!o->party[1].id || o->party[1].ifindex != skb->ifindex)
 		return REASON_UNKNOWN_L3_TARGET;
-	if (!(o.party[1].flags & PARTY_READY))
+	if (!(o->party[1].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
-	party_find(&o.party[0], &p->source);
-	opening_of(&o, p);
-	o.flags = FLOW_VIA_STACK;
-	return admit(skb, p, key, &o);
+	party_find(&o->party[0], &p->source);
+	opening_of(o, p);
+	o->flags = FLOW_VIA_STACK;
+	return admit(skb, p, key, o);
 }
 
 /* Neighbour discovery between the host and the pod stays on the veth. */

@@ -42,27 +42,27 @@ enum {
  * key that allows p, NOT_FOR_POD, FOR_STACK, or a drop reason. */
 __global int admit_from_net(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct opening o = {};
+	struct opening *o = opening_new();
 
-	if (!p || !key)
+	if (!o || !p || !key)
 		return REASON_INVALID_PACKET;
-	party_find(&o.party[1], &p->destination);
-	if (!o.party[1].id)
+	party_find(&o->party[1], &p->destination);
+	if (!o->party[1].id)
 		return NOT_FOR_POD;
-	party_find(&o.party[0], &p->source);
-	p->endpoint = o.party[1].id;
-	p->source_identity = o.party[0].identity;
-	p->destination_identity = o.party[1].identity;
-	if (is_forged(&o.party[0]))
+	party_find(&o->party[0], &p->source);
+	p->endpoint = o->party[1].id;
+	p->source_identity = o->party[0].identity;
+	p->destination_identity = o->party[1].identity;
+	if (is_forged(&o->party[0]))
 		return REASON_UNKNOWN_SENDER;
-	if (cfg_tunnel || !o.party[0].node)
+	if (cfg_tunnel || !o->party[0].node)
 		return FOR_STACK;
-	if (!(o.party[1].flags & PARTY_READY))
+	if (!(o->party[1].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
-	opening_of(&o, p);
-	return admit(skb, p, key, &o);
+	opening_of(o, p);
+	return admit(skb, p, key, o);
 }
 
 /* To a pod of this node, routed without a tunnel. */
@@ -141,6 +141,20 @@ __global int leave(struct __sk_buff *skb, struct packet *p)
 	return masquerade(skb, p);
 }
 
+/* An error that this host's stack made about a packet for a pod, which the world
+ * knows by the node's address only. All others are the host's own matter. */
+static __always_inline int leave_host(struct __sk_buff *skb, struct packet *p)
+{
+	int reason;
+
+	if (!(p->flags & PACKET_ICMP_ERROR) || !masquerades(p))
+		return TC_ACT_OK;
+	reason = masquerade_error(skb, p);
+	if (reason == REASON_WRITE_ERROR || reason == REASON_CSUM_L3 || reason == REASON_CSUM_L4)
+		return drop(skb, p, reason);
+	return TC_ACT_OK;
+}
+
 /* What leaves the node. Host packets cost one comparison or one lookup. */
 SEC("tc")
 int to_net(struct __sk_buff *skb)
@@ -158,7 +172,7 @@ int to_net(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	masquerade_addr(&p, &own);
 	if (addr_equal(&p.source, &own))
-		return TC_ACT_OK;
+		return leave_host(skb, &p);
 	p.endpoint = endpoint_of(&p.source, &ep);
 	if (!p.endpoint)
 		return TC_ACT_OK;

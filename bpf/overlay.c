@@ -56,7 +56,8 @@ static __always_inline int is_established(const struct packet *p, const struct o
  * address that is not known yet is judged by the identity alone. */
 static __always_inline int identify(struct packet *p, const struct outer *o, struct party *from)
 {
-	__u32 *node = bpf_map_lookup_elem(&node_addrs, &o->source);
+	struct addr source = o->source;
+	__u32 *node = bpf_map_lookup_elem(&node_addrs, &source);
 	__u32 claimed = o->identity;
 	__u32 *peer;
 
@@ -93,29 +94,29 @@ enum {
  * key that allows p, FOR_HOST, or a drop reason. */
 __global int admit_from_overlay(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct outer *outer)
 {
-	struct opening o = {};
+	struct opening *o = opening_new();
 	int reason;
 
-	if (!p || !key || !outer)
+	if (!o || !p || !key || !outer)
 		return REASON_INVALID_PACKET;
-	reason = identify(p, outer, &o.party[0]);
+	reason = identify(p, outer, &o->party[0]);
 	if (reason == REASON_IDENTITY_UNKNOWN || reason == REASON_IDENTITY_MISMATCH)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason)
 		return reason;
-	party_find(&o.party[1], &p->destination);
-	p->endpoint = o.party[1].id;
-	p->destination_identity = o.party[1].identity;
-	if (o.party[1].flags & IPCACHE_HOST)
+	party_find(&o->party[1], &p->destination);
+	p->endpoint = o->party[1].id;
+	p->destination_identity = o->party[1].identity;
+	if (o->party[1].flags & IPCACHE_HOST)
 		return FOR_HOST;
-	if (!o.party[1].id)
-		return o.party[1].flags & IPCACHE_LOCAL_PODS ? REASON_STALE_UNROUTABLE : REASON_UNKNOWN_L3_TARGET;
-	if (!(o.party[1].flags & PARTY_READY))
+	if (!o->party[1].id)
+		return o->party[1].flags & IPCACHE_LOCAL_PODS ? REASON_STALE_UNROUTABLE : REASON_UNKNOWN_L3_TARGET;
+	if (!(o->party[1].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
-	opening_of(&o, p);
-	return admit(skb, p, key, &o);
+	opening_of(o, p);
+	return admit(skb, p, key, o);
 }
 
 static __always_inline int to_own_stack(struct __sk_buff *skb, struct packet *p)
@@ -170,17 +171,19 @@ int from_overlay(struct __sk_buff *skb)
  * of pods that kube-proxy translated, which are flows of the pod. */
 __global int admit_to_overlay(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct party *from)
 {
-	struct opening o = {};
+	struct opening *o = opening_new();
 
-	if (!p || !key || !from)
+	if (!o || !p || !key || !from)
 		return REASON_INVALID_PACKET;
-	party_find(&o.party[0], &p->source);
-	party_find(&o.party[1], &p->destination);
-	*from = o.party[0];
-	from->node = o.party[1].node;
+	if (is_link_talk(p))
+		return REASON_FORBIDDEN_ICMP6;
+	party_find(&o->party[0], &p->source);
+	party_find(&o->party[1], &p->destination);
+	*from = o->party[0];
+	from->node = o->party[1].node;
 	p->endpoint = from->id;
 	p->source_identity = from->identity;
-	p->destination_identity = o.party[1].identity;
+	p->destination_identity = o->party[1].identity;
 	if (!from->node)
 		return REASON_NO_TUNNEL_ENDPOINT;
 	if (from->flags & IPCACHE_HOST)
@@ -189,9 +192,9 @@ __global int admit_to_overlay(struct __sk_buff *skb, struct packet *p, struct fl
 		return REASON_UNKNOWN_SENDER;
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
-	opening_of(&o, p);
-	o.flags = FLOW_VIA_STACK;
-	return admit(skb, p, key, &o);
+	opening_of(o, p);
+	o->flags = FLOW_VIA_STACK;
+	return admit(skb, p, key, o);
 }
 
 /* What leaves through the tunnel. Programs of ours have set the tunnel already. */

@@ -7,6 +7,7 @@
  * the row goes and the packet drops. Generations are read before judging. */
 
 #include "judge.h"
+#include "scratch.h"
 #include "track.h"
 
 /* What judging says for a row: its side words and the shards they hang on. */
@@ -14,15 +15,6 @@ struct verdicts {
 	__u64 side[2];
 	__u16 shard[2];
 	__u32 pad;
-};
-
-/* A connection as seen from the packet in hand: party 0 opened, or would have. */
-struct opening {
-	struct party party[2];
-	__be16 port[2];
-	__u8 protocol;
-	__u8 initiator_b; /* party 0 is b of the flow key */
-	__u16 flags;      /* FLOW_* of a new row */
 };
 
 static __always_inline void opening_of(struct opening *o, const struct packet *p)
@@ -135,32 +127,34 @@ static __always_inline int both_ready(const struct opening *o)
 	       (!o->party[1].id || (o->party[1].flags & PARTY_READY));
 }
 
-/* Makes the row. Its own function, so that its stack is not that of judging. */
-__global int insert(const struct packet *p, const struct flow_key *key, const struct opening *o,
-		    const struct verdicts *v)
+/* Makes the row of the key in scratch. */
+__global int insert(const struct packet *p, const struct opening *o, const struct verdicts *v)
 {
-	struct flow f = {};
+	struct scratch *s = scratch();
+	struct flow *f;
 
-	if (!p || !key || !o || !v)
+	if (!s || !p || !o || !v)
 		return REASON_CT_INSERT_FAILED;
-	f.side[0] = v->side[0];
-	f.side[1] = v->side[1];
-	f.shard[0] = v->shard[0];
-	f.shard[1] = v->shard[1];
-	f.created = now();
-	f.last = f.created;
-	f.report = f.created;
-	f.endpoint[0] = o->party[0].id;
-	f.endpoint[1] = o->party[1].id;
-	f.incarnation[0] = o->party[0].incarnation;
-	f.incarnation[1] = o->party[1].incarnation;
-	f.identity[0] = o->party[0].identity;
-	f.identity[1] = o->party[1].identity;
-	f.node = o->party[0].node ? o->party[0].node : o->party[1].node;
-	f.flags = o->flags;
-	f.initiator = o->initiator_b;
-	f.service = p->service;
-	return bpf_map_update_elem(&flows, key, &f, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
+	f = &s->row;
+	__builtin_memset(f, 0, sizeof(*f));
+	f->side[0] = v->side[0];
+	f->side[1] = v->side[1];
+	f->shard[0] = v->shard[0];
+	f->shard[1] = v->shard[1];
+	f->created = now();
+	f->last = f->created;
+	f->report = f->created;
+	f->endpoint[0] = o->party[0].id;
+	f->endpoint[1] = o->party[1].id;
+	f->incarnation[0] = o->party[0].incarnation;
+	f->incarnation[1] = o->party[1].incarnation;
+	f->identity[0] = o->party[0].identity;
+	f->identity[1] = o->party[1].identity;
+	f->node = o->party[0].node ? o->party[0].node : o->party[1].node;
+	f->flags = o->flags;
+	f->initiator = o->initiator_b;
+	f->service = p->service;
+	return bpf_map_update_elem(&flows, &s->key, f, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
 }
 
 /* A row that stays: places first, then each side word by one store, so that no
@@ -184,13 +178,15 @@ static __always_inline int opens_nothing(const struct packet *p)
  * key that allows it, or a drop reason. */
 __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct opening *o)
 {
+	struct scratch *s = scratch();
 	struct verdicts v = {};
 	struct flow *known;
 	int reason, keep = 0;
 
-	if (!p || !key || !o)
+	if (!s || !p || !key || !o)
 		return REASON_INVALID_PACKET;
-	known = bpf_map_lookup_elem(&flows, key);
+	s->key = *key;
+	known = bpf_map_lookup_elem(&flows, &s->key);
 	if (known && !flow_reopens(known, p))
 		keep = flow_same_parties(known, o, sender_side(known, p));
 	if (keep && known && both_ready(o) && flow_fresh(known))
@@ -209,13 +205,15 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 	if (reason == REASON_IDENTITY_UNKNOWN)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason) {
-		if (known)
-			bpf_map_delete_elem(&flows, key);
+		/* A denied flow keeps its row: it remembers who opened. Without it the
+		 * next packet could pass as the reply to a flow of the other side. */
+		if (known && !keep)
+			bpf_map_delete_elem(&flows, &s->key);
 		return reason;
 	}
 	if (keep && known) {
 		renew(known, o, &v);
 		return 0;
 	}
-	return insert(p, key, o, &v);
+	return insert(p, o, &v);
 }

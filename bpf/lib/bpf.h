@@ -17,7 +17,8 @@ typedef __u32 __be32;
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
 /* A function that the verifier checks once, by itself, whoever calls it: keeps
- * the load short. Its pointers may be NULL to the verifier, never in fact. */
+ * the load short. Its pointers may be NULL to the verifier, never in fact; what they point
+ * to is no map key or value before Linux 6.2, so those are copied to the stack. */
 #define __global __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

@@ -51,7 +51,7 @@ enum event_flag {
 /* To the agent. Never woken per event: the reader polls. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20);
+	__uint(max_entries, 2 << 20);
 } events SEC(".maps");
 
 /* Next sequence number, by CPU. Pinned: a gap is a counted loss also across restarts of the agent. */

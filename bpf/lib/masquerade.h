@@ -173,24 +173,26 @@ __global int masquerade(struct __sk_buff *skb, struct packet *p)
 /* p is an ICMP error of a pod about a packet that came in through a mapping. */
 __global int masquerade_error(struct __sk_buff *skb, struct packet *p)
 {
-	struct packet inner = {};
+	struct scratch *s = scratch();
+	struct packet *inner;
 	struct nat_entry *known;
 	struct nat_entry mapping;
 	struct nat_key out;
 	int reason;
 
-	if (!p)
+	if (!s || !p)
 		return REASON_NAT_NO_MAPPING;
-	reason = parse_inner(skb, p, &inner);
+	inner = packet_new(s);
+	reason = parse_inner(skb, p, inner);
 	if (reason)
 		return reason;
-	nat_key_of(&inner, &out, NAT_IN); /* the inner sender is the remote side */
+	nat_key_of(inner, &out, NAT_IN); /* the inner sender is the remote side */
 	out.direction = NAT_OUT;
 	known = bpf_map_lookup_elem(&nat, &out);
 	if (!known)
 		return REASON_NAT_NO_MAPPING;
 	mapping = *known;
-	reason = rewrite_inner(skb, p, &inner, &mapping.addr, INNER_DESTINATION(mapping.port));
+	reason = rewrite_inner(skb, p, inner, &mapping.addr, INNER_DESTINATION(mapping.port));
 	if (reason)
 		return reason;
 	return rewrite(skb, p, &mapping.addr, p->source_port, 0);
@@ -231,19 +233,23 @@ __global int unmasquerade(struct __sk_buff *skb, struct packet *p)
 /* The same for an ICMP error about a packet that a pod had sent. */
 __global int unmasquerade_error(struct __sk_buff *skb, struct packet *p)
 {
-	struct packet inner = {};
+	struct scratch *s = scratch();
+	struct packet *inner;
 	struct nat_entry mapping;
 	struct nat_key in;
 	int reason;
 
-	if (!p || parse_inner(skb, p, &inner))
+	if (!s || !p)
 		return NOT_MASQUERADED;
-	nat_key_of(&inner, &in, NAT_OUT); /* the inner sender is the node */
+	inner = packet_new(s);
+	if (parse_inner(skb, p, inner))
+		return NOT_MASQUERADED;
+	nat_key_of(inner, &in, NAT_OUT); /* the inner sender is the node */
 	in.direction = NAT_IN;
 	if (!inward(&in, &mapping))
 		return NOT_MASQUERADED;
 	p->endpoint = mapping.endpoint;
-	reason = rewrite_inner(skb, p, &inner, &mapping.addr, INNER_SOURCE(mapping.port));
+	reason = rewrite_inner(skb, p, inner, &mapping.addr, INNER_SOURCE(mapping.port));
 	if (reason)
 		return reason;
 	return rewrite(skb, p, &mapping.addr, p->destination_port, 1);

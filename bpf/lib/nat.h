@@ -29,7 +29,7 @@ struct nat_entry {
 /* Written by from_net/to_net; expired by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__type(key, struct nat_key);
 	__type(value, struct nat_entry);
 } nat SEC(".maps");

@@ -44,8 +44,11 @@ enum {
 	ICMP6_PARAMETER = 4,
 	ICMP6_ECHO = 128,
 	ICMP6_ECHO_REPLY = 129,
+	ICMP6_QUERY = 130, /* first of multicast listener and neighbour discovery */
 	ICMP6_SOLICITATION = 135,
 	ICMP6_ADVERTISEMENT = 136,
+	ICMP6_REDIRECT = 137, /* last of them */
+	ICMP6_REPORT2 = 143,
 
 	PACKET_NOT_IP = 1, /* no drop reason has this number */
 	EXTENSION_HEADERS_MAX = 6,
@@ -70,6 +73,12 @@ struct ip6_header {
 	__be16 length;
 	__u8 next, hop_limit;
 	struct addr source, destination;
+};
+
+struct fragment_header {
+	__u8 next, reserved;
+	__be16 offset; /* in units of 8 bytes, in the upper 13 bits */
+	__be32 id;
 };
 
 /* Enough of TCP for its flags; UDP, SCTP and ICMP use the beginning. */
@@ -131,6 +140,13 @@ static __always_inline int icmp_is_error(__u8 protocol, __u8 type)
 	if (protocol == PROTO_ICMP)
 		return type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER;
 	return type >= ICMP6_UNREACHABLE && type <= ICMP6_PARAMETER;
+}
+
+/* Talk of the link itself (RFC 2710, 3810, 4861): ends at the veth, no policy sees it. */
+static __always_inline int is_link_talk(const struct packet *p)
+{
+	return p->protocol == PROTO_ICMP6 && (p->icmp_type == ICMP6_REPORT2 ||
+	       (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
 }
 
 /* The side that asks has the identifier as its port; see struct flow_key. An

@@ -31,7 +31,8 @@ static __always_inline struct endpoint *endpoint_at(__u32 id)
  * carry the address: between two pods of one address the map may lag behind. */
 static __always_inline __u32 endpoint_of(const struct addr *a, struct endpoint **ep)
 {
-	__u32 *id = bpf_map_lookup_elem(&endpoint_addrs, a);
+	struct addr key = *a;
+	__u32 *id = bpf_map_lookup_elem(&endpoint_addrs, &key);
 
 	if (!id)
 		return 0;

@@ -9,6 +9,7 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct packe
 {
 	__u32 at = p->l4 + sizeof(struct icmp_header);
 	struct ip4_header ip4;
+	struct fragment_header fragment;
 	struct ip6_header ip6;
 	struct icmp_header l4;
 
@@ -28,6 +29,15 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct packe
 		inner->destination = ip6.destination;
 		inner->protocol = ip6.next;
 		inner->l4 = at + sizeof(ip6);
+		/* A fragment is where sizes matter; the first one has the ports. */
+		if (ip6.next == PROTO_FRAGMENT) {
+			if (bpf_skb_load_bytes(skb, inner->l4, &fragment, sizeof(fragment)))
+				return REASON_CT_TRUNCATED;
+			if (fragment.offset & htons(0xfff8))
+				return REASON_INVALID_PACKET;
+			inner->protocol = fragment.next;
+			inner->l4 += sizeof(fragment);
+		}
 	}
 	/* Eight bytes of L4 is what every error must carry (RFC 792): no TCP flags. */
 	if (bpf_skb_load_bytes(skb, inner->l4, &l4, sizeof(l4)))
@@ -46,22 +56,25 @@ static __always_inline int parse_inner(struct __sk_buff *skb, const struct packe
  * row must be fresh; a stale one waits for its next own packet. */
 __global int relate(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct packet inner = {};
+	struct scratch *s = scratch();
+	struct packet *inner;
 	struct flow *f;
 	int reason;
 
-	if (!p || !key)
+	if (!s || !p || !key)
 		return REASON_INVALID_PACKET;
-	reason = parse_inner(skb, p, &inner);
+	inner = packet_new(s);
+	reason = parse_inner(skb, p, inner);
 	if (reason)
 		return reason;
-	if (!addr_equal(&inner.source, &p->destination))
+	if (!addr_equal(&inner->source, &p->destination))
 		return REASON_POLICY_DENIED;
-	flow_key_of(&inner, key);
-	f = bpf_map_lookup_elem(&flows, key);
+	flow_key_of(inner, &s->key);
+	*key = s->key;
+	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f || !flow_fresh(f))
 		return REASON_POLICY_DENIED;
-	p->from_b = !inner.from_b;
+	p->from_b = !inner->from_b;
 	p->flags |= PACKET_RELATED;
 	return 0;
 }

@@ -16,7 +16,7 @@ struct service_flow {
 /* Written by from_pod; expired by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__type(key, struct flow_key);
 	__type(value, struct service_flow);
 } service_flows SEC(".maps");

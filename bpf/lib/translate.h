@@ -32,30 +32,31 @@ static __always_inline int is_hairpin(const struct addr *a)
 	return addr_is4(a) && addr_word(a, 3) == htonl(HAIRPIN4);
 }
 
-/* The tuple that p will have, in a copy of p; nothing is written to the packet. */
-static __always_inline void translated_key(const struct packet *p, const struct service_flow *to, struct flow_key *key)
+/* The flow that p would belong to after translation; nothing is written to the packet. */
+static __always_inline struct flow *translated_flow(const struct packet *p, const struct service_flow *to)
 {
-	struct packet after = {};
+	struct scratch *s = scratch();
+	struct packet *after;
 
-	after.source = p->source;
-	after.source_port = p->source_port;
-	after.flags = p->flags;
-	after.protocol = p->protocol;
-	after.destination = to->addr;
-	after.destination_port = to->port;
-	if (addr_equal(&after.source, &to->addr))
-		hairpin_addr(p, &after.source);
-	flow_key_of(&after, key);
+	if (!s)
+		return NULL;
+	after = packet_new(s);
+	after->source = p->source;
+	after->source_port = p->source_port;
+	after->protocol = p->protocol;
+	after->destination = to->addr;
+	after->destination_port = to->port;
+	if (addr_equal(&after->source, &to->addr))
+		hairpin_addr(p, &after->source);
+	flow_key_of(after, &s->key);
+	return bpf_map_lookup_elem(&flows, &s->key);
 }
 
 /* Whether the tuple after translation is free, or this service's own. */
 static __always_inline int is_usable(const struct packet *p, const struct service_flow *to)
 {
-	struct flow_key key;
-	struct flow *f;
+	struct flow *f = translated_flow(p, to);
 
-	translated_key(p, to, &key);
-	f = bpf_map_lookup_elem(&flows, &key);
 	return !f || f->service == to->service;
 }
 
@@ -85,38 +86,39 @@ static __always_inline int choose(const struct packet *p, const struct service *
 /* The known translation still stands; an opening packet only keeps one whose flow is open. */
 static __always_inline int stands(const struct packet *p, const struct service *s, const struct service_flow *known)
 {
-	struct flow_key key;
 	struct flow *f;
 
 	if (known->service != s->id)
 		return 0;
 	if (p->protocol != PROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return 1;
-	translated_key(p, known, &key);
-	f = bpf_map_lookup_elem(&flows, &key);
+	f = translated_flow(p, known);
 	return f && !flow_reopens(f, p);
 }
 
 /* Chooses where p goes, by the row of its connection or anew. */
 __global int backend_of(const struct packet *p, struct flow_key *key, const struct service *s, struct service_flow *to)
 {
-	struct service_flow *known;
+	struct service_flow *known, row = {};
+	struct scratch *space = scratch();
 	int reason;
 
-	if (!p || !key || !s || !to)
+	if (!space || !p || !key || !s || !to)
 		return REASON_NO_SERVICE_BACKEND;
-	key->leg = LEG_SERVICE;
-	known = bpf_map_lookup_elem(&service_flows, key);
+	space->service_key = *key;
+	space->service_key.leg = LEG_SERVICE;
+	known = bpf_map_lookup_elem(&service_flows, &space->service_key);
 	if (known && stands(p, s, known)) {
 		known->last = bpf_jiffies64();
 		*to = *known;
 		return 0;
 	}
-	reason = choose(p, s, to);
+	reason = choose(p, s, &row);
 	if (reason)
 		return reason;
-	to->last = bpf_jiffies64();
-	return bpf_map_update_elem(&service_flows, key, to, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
+	row.last = bpf_jiffies64();
+	*to = row;
+	return bpf_map_update_elem(&service_flows, &space->service_key, &row, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
 }
 
 /* If p is for a service: gives it a backend, in the packet, in p and in key. */
@@ -155,7 +157,8 @@ __global int translate(struct __sk_buff *skb, struct packet *p, struct flow_key 
 /* A pod answers itself: only its own flow leads there. */
 static __always_inline int admit_hairpin(const struct packet *p, const struct flow_key *key)
 {
-	struct flow *f = bpf_map_lookup_elem(&flows, key);
+	struct flow_key own = *key;
+	struct flow *f = bpf_map_lookup_elem(&flows, &own);
 
 	return f && f->endpoint[INITIATOR] == p->endpoint && f->endpoint[RESPONDER] == p->endpoint &&
 		       f->service && flow_fresh(f) ? 0 : REASON_UNKNOWN_L3_TARGET;
@@ -167,18 +170,20 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 {
 	struct service_vip *known = bpf_map_lookup_elem(&service_vips, &id);
 	struct service_vip vip;
-	struct packet inner = {};
+	struct scratch *s = scratch();
+	struct packet *inner;
 	struct endpoint *ep;
 	struct addr self;
 	int reason;
 
-	if (!known || !p)
+	if (!s || !known || !p)
 		return REASON_NO_SERVICE_BACKEND;
 	vip = *known;
 	p->service = id;
 	if (p->flags & PACKET_RELATED) {
-		reason = parse_inner(skb, p, &inner);
-		return reason ? reason : rewrite_inner(skb, p, &inner, &vip.vip, INNER_DESTINATION(vip.port));
+		inner = packet_new(s);
+		reason = parse_inner(skb, p, inner);
+		return reason ? reason : rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
 	}
 	reason = rewrite(skb, p, &vip.vip, vip.port, 0);
 	if (reason || !is_hairpin(&p->destination))

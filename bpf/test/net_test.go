@@ -3,6 +3,7 @@
 package test
 
 import (
+	"fmt"
 	"net"
 	"testing"
 
@@ -143,6 +144,45 @@ func TestErrorsOfPodsToTheWorldAreMasqueraded(t *testing.T) {
 				t.Errorf("error of %s about %s:%d, want port %d", decode(t, r.out).src, d.dst, d.dport, port)
 			}
 		})
+	}
+}
+
+// The stack tells the world that a packet is too big for the pod: the world must
+// find its own connection in it.
+func TestErrorsOfTheHostAboutPacketsForPodsAreMasqueraded(t *testing.T) {
+	for _, f := range families {
+		for _, fragment := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s fragment %v", f.name, fragment), func(t *testing.T) {
+				a := newNodeA(t, masquerading())
+				m := toOutside(f.six)
+				m.udp = true
+				port := decode(t, a.run("to_net", m.bytes(t), from{device: devUplink}).out).sport
+				back := m.reply("")
+				back.more = fragment
+				e := icmpError(t, pick(f.six, hostIP4, hostIP6), back.bytes(t))
+				e.icmpType = map[bool]uint8{false: 3, true: 2}[f.six]
+				r := a.run("to_net", e.bytes(t), from{device: devUplink})
+				expect(t, "to_net", r, actOK, 0)
+				checkSums(t, r.out)
+				inner := r.out[14+20+8:]
+				l4 := 20
+				if f.six {
+					inner, l4 = r.out[14+40+8:], 40
+					if fragment {
+						l4 += 8
+					}
+				}
+				d := innerOf(t, r.out)
+				if got := uint16(inner[l4+2])<<8 | uint16(inner[l4+3]); d.dst != pick(f.six, hostIP4, hostIP6) || got != port {
+					t.Errorf("error about %s:%d, want port %d", d.dst, got, port)
+				}
+				own := message{src: e.src, dst: e.dst, icmp: true, icmpType: e.icmpType,
+					inner: message{src: e.dst, dst: e.src, udp: true, sport: 7, dport: 8}.bytes(t)[14:]}.bytes(t)
+				if r := a.run("to_net", own, from{device: devUplink}); r.verdict != actOK || string(r.out) != string(own) {
+					t.Error("an error about the host's own traffic changed")
+				}
+			})
+		}
 	}
 }
 

@@ -74,9 +74,13 @@ func TestPolicyChangeEndsFlows(t *testing.T) {
 					m, in = between(server, client, f.six, 80, 4000, "A"), from{device: devPod2}
 				}
 				expect(t, packet, a.run("from_pod", m.bytes(t), in), actShot, abi.ReasonPolicyDenied)
-				if len(a.flowRows()) != 0 {
-					t.Error("the row stays after its flow was denied")
-				}
+				// The row remembers who opened: a later packet is no opening
+				// of the other side, which the policy would allow.
+				expect(t, "later "+packet, a.run("from_pod", m.bytes(t), in), actShot, abi.ReasonPolicyDenied)
+				answer := between(server, client, f.six, 80, 4000, "A")
+				expect(t, "answer", a.run("from_pod", answer.bytes(t), from{device: devPod2}), actShot, abi.ReasonPolicyDenied)
+				a.setCell(peerClient, slotServerIngress, abi.SetAllow, server.id)
+				expectDelivered(t, "allowed again", a.run("from_pod", between(client, server, f.six, 4000, 80, "A").bytes(t), from{device: devPod1}), server)
 			})
 		}
 	}
@@ -255,6 +259,20 @@ func TestPodAsksForItsNeighbour(t *testing.T) {
 		t.Errorf("answer %+v", d)
 	}
 	expect(t, "to the pod", a.run("to_pod", r.out, from{device: devPod1}), actOK, 0)
+}
+
+func TestTalkOfTheLinkEndsThere(t *testing.T) {
+	a := newNodeA(t, nil)
+	for what, typ := range map[string]uint8{"listener report": 143, "router solicitation": 133, "router advertisement": 134, "redirect": 137} {
+		m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: server.ip6, icmp: true, icmpType: typ, inner: make([]byte, 16)}
+		expect(t, what, a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
+		expect(t, what+" to a pod", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonForbiddenICMP6)
+	}
+	a.setCells(peerWorld, abi.SetDeny)
+	m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: "fe80::aa", icmp: true, icmpType: 136, inner: make([]byte, 16)}
+	expect(t, "the pod's answer to its host", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+	m.src = server.ip6
+	expect(t, "an answer for another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
 }
 
 func TestPortsOfSets(t *testing.T) {

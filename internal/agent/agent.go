@@ -68,6 +68,7 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 		ready: a.ready, restored: a.restored,
 	}
 	a.monitor = newMonitor(a.tables, o.NodeName)
+	a.monitor.policiesOf = a.endpoints.policiesOf
 	a.server = &server{agent: a}
 	return a
 }

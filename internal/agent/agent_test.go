@@ -17,6 +17,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 func firstIP(r rest.CNIResult) netip.Addr {
@@ -321,15 +322,17 @@ func TestStatusFailsUntilPodsCanBeAttached(t *testing.T) {
 	l.launch()
 	l.await("the socket answers", func() bool {
 		err := l.client.Call(t.Context(), "GET", rest.PathCNIStatus, nil, nil)
-		return code(err) == rest.CNIPluginNotAvailable && strings.Contains(err.Error(), "node: no pod ranges yet")
+		return code(err) == rest.CNITryAgain && strings.Contains(err.Error(), "node: no pod ranges yet")
 	})
 	if _, err := os.Stat(l.agent.opts.CNIConfFile); err == nil {
 		t.Error("the CNI configuration is there before the agent is ready")
 	}
 	row, _ := l.agent.tables.nodes.Get("n1")
 	row.PodCIDRs = []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("fd00:1::/120")}
-	l.cluster.raw.Nodes.Upsert(row)
+	l.cluster.mu.Lock()
 	l.cluster.ranges = row.PodCIDRs
+	l.cluster.mu.Unlock()
+	l.cluster.raw.Nodes.Upsert(row)
 	l.await("the agent is ready", func() bool { return l.client.Call(t.Context(), "GET", rest.PathCNIStatus, nil, nil) == nil })
 	l.await("the configuration is written", func() bool {
 		_, err := os.Stat(filepath.Join(l.dir, "net.d", "05-stentor.conflist"))
@@ -340,4 +343,57 @@ func TestStatusFailsUntilPodsCanBeAttached(t *testing.T) {
 		defer l.cluster.mu.Unlock()
 		return l.cluster.marked
 	})
+}
+
+func TestAServiceBecomesAFrontend(t *testing.T) {
+	l := newLab(t).start()
+	l.cluster.raw.Services.Upsert(service.Service{Namespace: "default", Name: "web", Type: "ClusterIP", ClusterIPs: addrs("10.96.0.7"), Ports: []service.Port{{Protocol: 6, Port: 80}}})
+	l.cluster.raw.Slices.Upsert(service.Slice{
+		Namespace: "default", Name: "web-1", Service: "web", Ports: []service.SlicePort{{Protocol: 6, Port: 8080}},
+		Endpoints: []service.SliceEndpoint{{Addresses: addrs("10.0.1.9"), Ready: true, Serving: true}},
+	})
+	l.await("the datapath has it", func() bool {
+		l.kernel.mu.Lock()
+		defer l.kernel.mu.Unlock()
+		return len(l.kernel.frontends) == 1 && len(l.kernel.frontends[0].Backends) == 1
+	})
+	var got []rest.Service
+	if err := l.client.Call(t.Context(), "GET", rest.PathService, nil, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Spec.FrontendAddress.IP != "10.96.0.7" || got[0].Spec.BackendAddresses[0].Port != 8080 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestObjectsThatSomebodyDeletedComeBack(t *testing.T) {
+	l := newLab(t).start()
+	p := pod("curl", "app", "curl")
+	l.bind(p)
+	got := l.mustAdd(p)
+	l.await("the object is seen", func() bool {
+		o := l.cluster.published("default/curl")
+		return o != nil && o.Status.State == "ready"
+	})
+	l.cluster.raw.Remotes.Upsert(endpoint.Remote{Namespace: "default", Name: "curl"})
+	l.await("the publisher has seen it", func() bool {
+		_, ok := l.agent.tables.remotes.Get("default/curl")
+		return ok
+	})
+	l.cluster.mu.Lock()
+	delete(l.cluster.stored, "default/curl")
+	delete(l.cluster.taken, identity.ID(got.Identity))
+	l.cluster.mu.Unlock()
+	l.cluster.raw.Remotes.Delete("default/curl")
+	l.cluster.raw.Identities.Delete(identity.ID(got.Identity).String())
+	l.cluster.raw.Nodes.Delete("n1")
+	l.await("the endpoint's object is back", func() bool { return l.cluster.published("default/curl") != nil })
+	l.await("the identity is back under its number", func() bool {
+		_, ok := l.agent.tables.identities.Get(identity.ID(got.Identity).String())
+		return ok
+	})
+	l.await("the node's object is back", func() bool { _, ok := l.agent.tables.nodes.Get("n1"); return ok })
+	if n := l.agent.tables.identities.Snapshot().Len(); n != 1 {
+		t.Errorf("%d identities", n)
+	}
 }

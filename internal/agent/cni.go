@@ -159,7 +159,7 @@ func (c *cni) identify(ctx context.Context, r rest.CNIRequest, p endpoint.Pod) (
 		}
 	}
 	labels := endpoint.IdentityLabels(p, ns.Labels, c.opts.ClusterName, c.opts.labels)
-	id, err := c.ids.ensure(ctx, labels)
+	id, err := c.ids.ensure(ctx, labels, 0)
 	if err != nil {
 		return attachment{}, failure(rest.CNITryAgain, "the pod has no identity yet", err)
 	}
@@ -232,13 +232,14 @@ func (c *cni) Check(ctx context.Context, r rest.CNIRequest) error {
 	return nil
 }
 
-// Status tells whether Add would work.
+// Status tells whether Add would work. An agent that starts asks to try again:
+// the plugin knows since when it is away, and reports only a long absence.
 func (c *cni) Status(context.Context) error {
 	select {
 	case <-c.ready:
 		return nil
 	default:
-		return failure(rest.CNIPluginNotAvailable, "the agent cannot attach pods", errors.New(c.notReadyBecause()))
+		return failure(rest.CNITryAgain, "the agent cannot attach pods yet", errors.New(c.notReadyBecause()))
 	}
 }
 

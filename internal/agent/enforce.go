@@ -42,7 +42,7 @@ type enforcer struct {
 
 // Pace of the enforcer.
 const (
-	enforceEvery = 3 * time.Millisecond // changes that come closer are taken together
+	enforceEvery = time.Millisecond // changes that come closer are taken together
 	enforceRetry = 500 * time.Millisecond
 )
 

@@ -108,7 +108,9 @@ func (c *fakeCluster) PublishNode(_ context.Context, edit func(*ciliumv2.CiliumN
 	<-c.started
 	o := &ciliumv2.CiliumNode{}
 	edit(o)
+	c.mu.Lock()
 	row := node.Node{Name: "n1", Local: true, PodCIDRs: c.ranges, InternalIP: c.machine.InternalIP}
+	c.mu.Unlock()
 	for _, a := range o.Spec.Addresses {
 		if a.Type == ciliumv2.AddressCiliumInternalIP {
 			row.Router = append(row.Router, netip.MustParseAddr(a.IP))

@@ -30,6 +30,7 @@ type prober struct {
 
 const (
 	probeTimeout = 3 * time.Second
+	probeAgain   = time.Second // while a node does not answer
 	probesAtOnce = 16
 )
 
@@ -43,14 +44,18 @@ func (p *prober) Run(ctx context.Context) error {
 		p.dial = dialTCP
 	}
 	for {
-		p.step(ctx)
-		if err := pause(ctx, p.opts.ProbeInterval); err != nil {
+		wait := p.opts.ProbeInterval
+		if !p.step(ctx) {
+			wait = min(wait, probeAgain)
+		}
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
 }
 
-func (p *prober) step(ctx context.Context) {
+// step probes every node once, and reports whether all answer.
+func (p *prober) step(ctx context.Context) bool {
 	nodes := rowsOf(p.tables.nodes)
 	rows := make([]rest.NodeHealth, len(nodes))
 	slots := make(chan struct{}, probesAtOnce)
@@ -64,7 +69,7 @@ func (p *prober) step(ctx context.Context) {
 	}
 	all.Wait()
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	p.writer.Replace(rows, nil)
 	bad := ""
@@ -75,9 +80,10 @@ func (p *prober) step(ctx context.Context) {
 	}
 	if bad != "" {
 		p.checks.warn("health", "node "+bad+" does not answer", "traffic to its pods, perhaps", "see the list of nodes")
-		return
+		return false
 	}
 	p.checks.ok("health", fmt.Sprintf("%d nodes answer", len(rows)))
+	return len(rows) > 0
 }
 
 func (p *prober) probe(ctx context.Context, n node.Node) rest.NodeHealth {

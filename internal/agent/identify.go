@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 )
 
@@ -67,6 +68,10 @@ func (i *identifier) step(ctx context.Context) error {
 		}
 	}
 	wanted := map[string]wantedIdentity{}
+	inUse := map[string]identity.ID{}
+	for _, e := range i.tables.endpoints.Snapshot().All() {
+		inUse[e.Labels.Key()] = e.Identity
+	}
 	for _, p := range i.tables.pods.Snapshot().All() {
 		if p.HostNetwork || p.Phase == "Succeeded" || p.Phase == "Failed" {
 			continue
@@ -76,7 +81,7 @@ func (i *identifier) step(ctx context.Context) error {
 			continue // its namespace is on its way
 		}
 		wanted[p.UID] = wantedIdentity{labels, p.Ports}
-		_, err := i.ids.ensure(ctx, labels)
+		_, err := i.ids.ensure(ctx, labels, inUse[labels.Key()])
 		keep(err)
 	}
 	for _, e := range i.tables.endpoints.Snapshot().All() {

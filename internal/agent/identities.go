@@ -72,9 +72,10 @@ func (a *allocator) known() map[identity.ID]label.Set {
 	return out
 }
 
-// ensure returns the number of the labels and makes one if there is none. The
-// table must have its first complete content.
-func (a *allocator) ensure(ctx context.Context, labels label.Set) (identity.ID, error) {
+// ensure returns the number of the labels and makes one if there is none, if
+// possible the preferred one (0: any): an object that somebody deleted comes
+// back as it was. The table must have its first complete content.
+func (a *allocator) ensure(ctx context.Context, labels label.Set, preferred identity.ID) (identity.ID, error) {
 	if err := waitSynced(ctx, a.table); err != nil {
 		return 0, fmt.Errorf("wait for identities: %w", err)
 	}
@@ -87,7 +88,8 @@ func (a *allocator) ensure(ctx context.Context, labels label.Set) (identity.ID, 
 		if id, ok := a.lookup(labels); ok {
 			return id, nil
 		}
-		id, err := a.free()
+		id, err := a.free(preferred)
+		preferred = 0 // once
 		if err != nil {
 			return 0, err
 		}
@@ -95,8 +97,10 @@ func (a *allocator) ensure(ctx context.Context, labels label.Set) (identity.ID, 
 		switch {
 		case err == nil:
 			a.mu.Lock()
-			a.created[labels.Key()] = identity.Identity{ID: id, Labels: labels}
-			a.mu.Unlock()
+			defer a.mu.Unlock()
+			if _, seen := a.table.Get(id.String()); !seen {
+				a.created[labels.Key()] = identity.Identity{ID: id, Labels: labels}
+			}
 			return id, nil
 		case errors.Is(err, ErrTaken):
 			// The watch will show it; until then another number is tried.
@@ -111,7 +115,10 @@ func (a *allocator) ensure(ctx context.Context, labels label.Set) (identity.ID, 
 
 // free picks a number at random, so that agents that create at the same time
 // seldom pick the same.
-func (a *allocator) free() (identity.ID, error) {
+func (a *allocator) free(preferred identity.ID) (identity.ID, error) {
+	if _, used := a.table.Get(preferred.String()); preferred != 0 && !used {
+		return preferred, nil
+	}
 	const span = uint32(identity.MaxAllocated-identity.MinAllocated) + 1
 	snapshot := a.table.Snapshot()
 	start := rand.Uint32N(span)

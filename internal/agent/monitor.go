@@ -22,6 +22,8 @@ import (
 type monitor struct {
 	tables *tables
 	node   string
+	// policiesOf names the policies that select an endpoint. Optional.
+	policiesOf func(id uint16) []string
 
 	mu        sync.Mutex
 	listeners map[chan rest.Event]filter
@@ -48,7 +50,16 @@ func (m *monitor) tell(e Event) {
 	if len(m.listeners) == 0 {
 		return
 	}
-	event := m.enrich(e)
+	if e.Lost > 0 {
+		m.offer(rest.Event{Time: now(), Type: rest.EventLost, Node: m.node, Count: e.Lost})
+	}
+	if event := m.enrich(e); event.Type != "" { // others are not for people
+		m.offer(event)
+	}
+}
+
+// offer gives an event to all who want it. The caller holds mu.
+func (m *monitor) offer(event rest.Event) {
 	for ch, f := range m.listeners {
 		if !f.matches(event) {
 			continue
@@ -60,6 +71,8 @@ func (m *monitor) tell(e Event) {
 		}
 	}
 }
+
+func now() string { return time.Now().UTC().Format(time.RFC3339Nano) }
 
 func (m *monitor) lostSoFar() uint64 {
 	m.mu.Lock()
@@ -120,7 +133,7 @@ var verdicts = []string{"deny", "allow", "redirect"}
 
 func (m *monitor) enrich(e Event) rest.Event {
 	out := rest.Event{
-		Time: time.Now().UTC().Format(time.RFC3339Nano), Node: m.node, Endpoint: e.Endpoint, Reply: e.Reply,
+		Time: now(), Node: m.node, Endpoint: e.Endpoint, Reply: e.Reply,
 		Bytes: uint64(e.Length), Protocol: protocolName(e.Protocol), Direction: "egress",
 	}
 	if e.Ingress {
@@ -140,8 +153,8 @@ func (m *monitor) enrich(e Event) rest.Event {
 			out.Verdict = verdicts[e.Verdict]
 		}
 	}
-	if e.Lost > 0 {
-		return rest.Event{Time: out.Time, Type: rest.EventLost, Node: m.node, Count: e.Lost}
+	if e.Type != eventTrace && m.policiesOf != nil {
+		out.Policies = m.policiesOf(e.Endpoint)
 	}
 	out.Source = m.party(e.Source.Addr(), e.SourceIdentity)
 	out.Dest = m.party(e.Destination.Addr(), e.DestinationIdentity)

@@ -175,11 +175,31 @@ func (n *nodeAgent) run(ctx context.Context, p place) error {
 			n.checks.warn("node", err.Error(), "news of this node on others", "published again every second")
 			wait = nodeRetry
 		}
-		if err := pause(ctx, wait); err != nil {
+		if err := n.sleep(ctx, wait, p); err != nil {
 			return err
 		}
 	}
 }
+
+// sleep waits for d, or until the published node is gone or lacks its routers:
+// then somebody has deleted or changed it.
+func (n *nodeAgent) sleep(ctx context.Context, d time.Duration, p place) error {
+	if err := pause(ctx, nodeRetry); err != nil { // never more often than that
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d-nodeRetry, errSlept)
+	defer cancel()
+	err := n.tables.nodes.Wait(ctx, func(s table.Snapshot[node.Node]) bool {
+		self, ok := s.Get(n.opts.NodeName)
+		return !ok || !slices.Equal(self.Router, p.routers())
+	})
+	if errors.Is(err, errSlept) {
+		return nil
+	}
+	return err
+}
+
+var errSlept = errors.New("time is over")
 
 func (n *nodeAgent) confirm(ctx context.Context, p place) error {
 	m, err := n.cluster.Machine(ctx)

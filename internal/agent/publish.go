@@ -26,17 +26,18 @@ type publisher struct {
 	checks  *checks
 
 	stored map[string]*ciliumv2.CiliumEndpoint // by namespace/name: what this agent wrote last
+	seen   map[string]bool                     // those that the watch has shown since
 }
 
 const publishRetry = time.Second
 
 func (p *publisher) Run(ctx context.Context) error {
-	p.stored = map[string]*ciliumv2.CiliumEndpoint{}
-	if err := waitSynced(ctx, p.tables.nodes, p.tables.pods); err != nil {
+	p.stored, p.seen = map[string]*ciliumv2.CiliumEndpoint{}, map[string]bool{}
+	if err := waitSynced(ctx, p.tables.nodes, p.tables.pods, p.tables.remotes); err != nil {
 		return err
 	}
 	for {
-		seen := watch(p.tables.endpoints, p.tables.nodes)
+		seen := watch(p.tables.endpoints, p.tables.nodes, p.tables.remotes)
 		if err := p.step(ctx); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -62,6 +63,7 @@ func (p *publisher) step(ctx context.Context) error {
 			first = err
 		}
 	}
+	p.forgetDeleted()
 	wanted := map[string]endpoint.Endpoint{}
 	for _, e := range p.tables.endpoints.Snapshot().All() {
 		if !published(e.State) {
@@ -95,8 +97,21 @@ func (p *publisher) step(ctx context.Context) error {
 			continue
 		}
 		delete(p.stored, key)
+		delete(p.seen, key)
 	}
 	return first
+}
+
+// forgetDeleted notes which objects somebody has deleted, so that they are made again.
+func (p *publisher) forgetDeleted() {
+	s := p.tables.remotes.Snapshot()
+	for key := range p.stored {
+		_, there := s.Get(key)
+		if !there && p.seen[key] {
+			delete(p.stored, key)
+		}
+		p.seen[key] = there
+	}
 }
 
 // published tells whether endpoints of this state are shown to other nodes. A

@@ -72,10 +72,13 @@ func (a *Agent) endpointPart(path string) (any, error) {
 
 func (a *Agent) findEndpoint(id string) (endpoint.Endpoint, error) {
 	s := a.tables.endpoints.Snapshot()
+	kind, rest, named := strings.Cut(id, ":")
 	index, key := "", ""
-	switch kind, rest, ok := strings.Cut(id, ":"); {
-	case !ok:
-		if e, found := s.Get(id); found {
+	switch ip, err := netip.ParseAddr(id); {
+	case err == nil:
+		index, key = "ip", ip.String()
+	case !named || kind == "cilium-local":
+		if e, found := s.Get(strings.TrimPrefix(id, "cilium-local:")); found {
 			return e, nil
 		}
 	case kind == "pod-name" || kind == "cep-name":
@@ -84,14 +87,6 @@ func (a *Agent) findEndpoint(id string) (endpoint.Endpoint, error) {
 		index, key = "container", rest
 	case kind == "ip" || kind == "ipv4" || kind == "ipv6":
 		index, key = "ip", rest
-	case kind == "cilium-local":
-		if e, found := s.Get(rest); found {
-			return e, nil
-		}
-	default:
-		if _, err := netip.ParseAddr(id); err == nil {
-			index, key = "ip", id
-		}
 	}
 	if index != "" {
 		for _, e := range s.Index(index, key) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/stentor-net/stentor/internal/datapath"
+	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/policy"
 )
 
@@ -19,6 +20,7 @@ func Run(ctx context.Context, log *slog.Logger, o Options) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
+	k8s.LogTo(log)
 	cluster, err := newKubeCluster(o)
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)

@@ -39,6 +39,7 @@ func (t *target) addTo(flags *pflag.FlagSet) {
 func (t *target) fill(f *command.Factory) {
 	f.Socket = t.path
 	f.Remote = t.remote
+	f.Node = func() string { return t.node }
 	f.Cluster = t.open
 	f.Dial = func(a kube.Agent) *client.Client {
 		return client.New(a.Node, func(ctx context.Context) (net.Conn, error) { return t.cluster.Dial(ctx, a) })
@@ -126,8 +127,8 @@ func (t *target) clients(ctx context.Context, f *command.Factory) ([]*client.Cli
 		if t.node != "" && a.Node != t.node {
 			continue
 		}
-		if !a.Ready && t.node == "" {
-			fmt.Fprintf(f.Err, "left out: the agent of node %s is not ready: %s\n", a.Node, a.Why)
+		if !a.Running && t.node == "" {
+			fmt.Fprintf(f.Err, "left out: the agent of node %s does not run: %s\n", a.Node, a.Why)
 			continue
 		}
 		out = append(out, f.Dial(a))
@@ -140,5 +141,5 @@ func (t *target) clients(ctx context.Context, f *command.Factory) ([]*client.Cli
 	case t.node != "":
 		return nil, fmt.Errorf("no agent on node %s: there are agents on %s", t.node, strings.Join(names, ", "))
 	}
-	return nil, errors.New("no agent is ready")
+	return nil, errors.New("no agent runs")
 }

@@ -48,10 +48,13 @@ func TestAReusedAddressNeverInheritsAVerdict(t *testing.T) {
 			if err := n.dp.EnableEndpoint(next.id); err != nil {
 				t.Fatal(err)
 			}
-			// TCP is allowed, so it is in force; the streams go on for as long as that takes.
 			echoTCP(t, next)
 			if err := near.Call("tcp", netip.AddrPortFrom(next.link.IPv4, echoPort), 100, nstest.Wait); err != nil {
 				t.Errorf("%v\n%s", err, c.state())
+			}
+			for _, s := range streams {
+				before := s.Progress()
+				eventually(t, "the senders go on", func() bool { return s.Progress() > before+20 })
 			}
 			if got := inside(); got > 0 {
 				t.Errorf("the pod that got the address received %d datagrams that only its predecessor was allowed", got)
@@ -59,7 +62,7 @@ func TestAReusedAddressNeverInheritsAVerdict(t *testing.T) {
 			old = next
 		}
 		for _, s := range streams {
-			if s.Stop(); s.Err != nil || s.Sent < 100 {
+			if s.Stop(); s.Err != nil {
 				t.Errorf("the sender stopped after %d datagrams: %v", s.Sent, s.Err)
 			}
 		}
@@ -75,7 +78,6 @@ func echoTCP(t *testing.T, p *pod) {
 
 // Policy of one direction only, as NetworkPolicies usually are.
 func TestADeniedConnectionIsNotPickedUpAsItsReverse(t *testing.T) {
-	t.Skip("known gap of the programs: denied in its own direction, a TCP connection without a row passes as if the server had opened it")
 	c := newCluster(t, true)
 	client, server := c.nodes[0].pod(), c.nodes[0].pod()
 	echo(t, server.Namespace)

@@ -70,7 +70,7 @@ func (e Election) Run(ctx context.Context, c *Client, lead func(context.Context)
 		return err
 	}
 	v := &view{Election: e, client: c}
-	for !v.try(ctx) {
+	for !v.attempt(ctx, e.RenewDeadline/2) {
 		if err := pause(ctx, e.RetryPeriod); err != nil {
 			return err
 		}
@@ -89,11 +89,11 @@ func (e Election) Run(ctx context.Context, c *Client, lead func(context.Context)
 			return err
 		case <-timer.C:
 		}
-		attempt, cancel := context.WithTimeout(leading, e.RetryPeriod)
-		if v.try(attempt) {
-			renewed = time.Now()
+		// A slow server gets time, but never beyond the deadline.
+		started := time.Now()
+		if v.attempt(leading, min(e.RenewDeadline/2, max(e.RetryPeriod, e.RenewDeadline-time.Since(renewed)))) {
+			renewed = started
 		}
-		cancel()
 		if ctx.Err() == nil && (v.lost || time.Since(renewed) >= e.RenewDeadline) {
 			stop(ErrLeadershipLost)
 			e.Log.Warn("leadership lost", "lease", e.Namespace+"/"+e.Name)
@@ -110,6 +110,13 @@ type view struct {
 	version string    // resource version seen last
 	seen    time.Time // since when
 	lost    bool      // somebody else has the Lease
+}
+
+// attempt is try with a limit.
+func (v *view) attempt(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return v.try(ctx)
 }
 
 // try takes or renews the Lease, and says whether the candidate has it.

@@ -54,18 +54,18 @@ func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]
 	if err != nil {
 		return err
 	}
-	request := func(o metav1.ListOptions) (runtime.Object, error) {
+	request := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = r.fields
 		list := r.kind.list()
 		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
 		return list, err
 	}
-	open := func(o metav1.ListOptions) (watch.Interface, error) {
+	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector, o.Watch = r.fields, true
 		return group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
 	}
 	reflector := cache.NewReflectorWithOptions(
-		&cache.ListWatch{ListFunc: request, WatchFunc: open},
+		&cache.ListWatch{ListWithContextFunc: request, WatchFuncWithContext: open},
 		r.kind.fresh(),
 		&store[T, R]{reflection: r, writer: w, names: map[string]string{}},
 		cache.ReflectorOptions{

@@ -126,6 +126,9 @@ type operator struct {
 // leader, until ctx ends. It returns an error if the replica lost the
 // leadership: the process should end then, and start afresh.
 func Run(ctx context.Context, o Options) error {
+	if o.Log != nil {
+		k8s.LogTo(o.Log)
+	}
 	client, err := k8s.NewClient(o.Kubernetes)
 	if err != nil {
 		return fmt.Errorf("operator: %w", err)

@@ -38,6 +38,15 @@ type change struct {
 	primary       map[int32]uint32 // row -> class that holds it in the end
 	bumped        map[netip.Addr]bool
 	bumpAll       bool
+	gone          []netip.Prefix        // rows that go
+	touched       map[netip.Prefix]bool // rows written early
+	judged        map[judgement]bool    // of peers that stay who they are
+}
+
+// judgement is how somebody is judged: by a class now, by a row in the end.
+type judgement struct {
+	class uint32
+	row   int32
 }
 
 // column is a slot of the model with its number.
@@ -71,7 +80,7 @@ func newChange(e *Engine, m *model) *change {
 	return &change{
 		e: e, m: m, detour: map[slotPart]uint16{}, steady: map[int]bool{}, differ: map[[2]int32]bool{},
 		bumpEndpoints: map[uint16]bool{}, keeper: map[uint32]int32{}, peers: map[uint32]*movingPeer{}, detours: map[[2]uint32]uint32{},
-		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{},
+		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{}, touched: map[netip.Prefix]bool{},
 	}
 }
 
@@ -218,15 +227,9 @@ func (c *change) planPeers() {
 			votes[[2]uint32{old, uint32(want)}]++
 		}
 	}
-	first := map[uint32]netip.Prefix{}
 	for _, w := range c.m.order {
-		if old, ok := c.e.state.Addresses[w.Prefix]; ok && old.Identity == w.Identity {
-			vote(old.Peer, w.peer)
-		}
-	}
-	for p, old := range c.e.state.Addresses {
-		if have, ok := first[old.Peer]; !ok || comparePrefix(p, have) < 0 {
-			first[old.Peer] = p
+		if w.exist && w.old.Identity == w.Identity {
+			vote(w.old.Peer, w.peer)
 		}
 	}
 	for id, want := range c.m.identity {
@@ -235,6 +238,14 @@ func (c *change) planPeers() {
 		}
 	}
 	c.electPeers(votes)
+	first := map[uint32]netip.Prefix{} // of peers that do not go on
+	for p, old := range c.e.state.Addresses {
+		if _, goes := c.keeper[old.Peer]; !goes && old.Peer >= PeerFirst {
+			if have, ok := first[old.Peer]; !ok || comparePrefix(p, have) < 0 {
+				first[old.Peer] = p
+			}
+		}
+	}
 	add := func(number uint32, p movingPeer) {
 		if number >= PeerFirst && c.peers[number] == nil {
 			p.number, p.class = number, c.e.state.Peers[number]
@@ -309,44 +320,78 @@ func (c *change) rowOf(number uint32) int32 {
 func (c *change) planAddresses() {
 	added := prefix.Table[bool]{} // rows that come before the verdicts change, and so do those inside
 	for _, w := range c.m.order {
-		old, exists := c.e.state.Addresses[w.Prefix]
+		old, exists := w.old, w.exist
 		source, known := old.Peer, exists
 		if !exists {
 			source, known = c.enclosing(w.Prefix)
 		}
 		changing, class := c.changes(source)
-		if !w.local && (!exists || old.Identity != w.Identity || old.Peer < PeerFirst && old.Peer != uint32(w.peer)) {
-			c.bumpAddress(w.Prefix, class, c.m.peers[w.peer].row)
+		row := c.m.peers[w.peer].row
+		moved := !w.local && (!exists || old.Identity != w.Identity)
+		if moved || !w.local && old.Peer < PeerFirst && old.Peer != uint32(w.peer) {
+			c.bumpAddress(w.Prefix, class, row)
 		}
-		if stays := exists && (c.keeper[source] == w.peer && source >= PeerFirst || source < PeerFirst && source == uint32(w.peer)); stays || !known {
+		if exists && c.stays(source, w.peer) || !known {
 			continue
 		}
-		if !changing || exists && c.rowOf(source) == c.m.peers[w.peer].row {
+		if !moved {
+			c.judged[judgement{class, row}] = true
+		}
+		if !changing || exists && c.rowOf(source) == row {
 			if _, _, inside := added.Enclosing(w.Prefix); exists || !inside {
 				continue
 			}
 		}
 		added.Put(w.Prefix, true)
-		n := c.numberOnTheWay(source, class, w.peer, !w.local && (!exists || old.Identity != w.Identity))
+		c.touched[w.Prefix] = true
+		n := c.numberOnTheWay(source, class, w.peer, moved)
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
 	}
-	for _, p := range slices.SortedFunc(maps.Keys(c.e.state.Addresses), comparePrefix) {
-		if _, ok := c.m.addresses.Get(p); ok {
-			continue
+	c.planRemovals()
+}
+
+// stays tells whether an old peer goes on as a peer of the model.
+func (c *change) stays(old uint32, want int32) bool {
+	if old < PeerFirst {
+		return old == uint32(want)
+	}
+	return c.keeper[old] == want
+}
+
+// planRemovals does for rows that go what planAddresses does for those that come:
+// their addresses become those of the enclosing row.
+func (c *change) planRemovals() {
+	stay := 0
+	for _, w := range c.m.order {
+		if w.exist {
+			stay++
 		}
+	}
+	if stay == len(c.e.state.Addresses) {
+		return
+	}
+	for p := range c.e.state.Addresses {
+		if _, ok := c.m.addresses.Get(p); !ok {
+			c.gone = append(c.gone, p)
+		}
+	}
+	slices.SortFunc(c.gone, comparePrefix)
+	for _, p := range c.gone {
 		old := c.e.state.Addresses[p]
 		want := int32(PeerUnknown)
 		if _, w, ok := c.m.addresses.Enclosing(p); ok {
 			want = w.peer
 		}
-		row := c.m.peers[want].row
+		row, local := c.m.peers[want].row, isLocalCIDR(old.Identity)
 		changing, class := c.changes(old.Peer)
-		if !isLocalCIDR(old.Identity) {
+		if local {
+			c.judged[judgement{class, row}] = true
+		} else {
 			c.bumpAddress(p, class, row)
 		}
 		if changing && c.rowOf(old.Peer) != row {
 			entry := old
-			entry.Peer = c.numberOnTheWay(old.Peer, class, want, !isLocalCIDR(old.Identity))
+			entry.Peer = c.numberOnTheWay(old.Peer, class, want, !local)
 			c.early = append(c.early, PutAddress{p, entry})
 		}
 	}
@@ -472,14 +517,11 @@ func (c *change) planDetours() {
 
 // planBumps finds the endpoints whose verdicts about somebody change because policy does.
 func (c *change) planBumps() {
-	type pair struct {
-		class uint32
-		row   int32
-	}
-	pairs := map[pair]bool{{ClassUnknown, ClassUnknown}: true, {ClassUnresolved, ClassUnresolved}: true}
+	pairs := c.judged
+	pairs[judgement{ClassUnknown, ClassUnknown}], pairs[judgement{ClassUnresolved, ClassUnresolved}] = true, true
 	for _, p := range c.peers {
 		if !p.moved {
-			pairs[pair{p.class, p.row}] = true
+			pairs[judgement{p.class, p.row}] = true
 		}
 	}
 	changed := map[slotPart]bool{}

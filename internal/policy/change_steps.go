@@ -313,6 +313,9 @@ func (c *change) finishAddresses() {
 	var put []PutAddress
 	for _, w := range c.m.order {
 		entry := Entry{Identity: w.Identity, Peer: c.peerNum[w.peer], Node: w.Node, Flags: w.Flags}
+		if w.exist && w.old == entry && !c.touched[w.Prefix] {
+			continue
+		}
 		if !has(c.e.state.Addresses, w.Prefix, entry) {
 			put = append(put, PutAddress{w.Prefix, entry})
 		}
@@ -321,14 +324,8 @@ func (c *change) finishAddresses() {
 	for _, op := range put {
 		c.emit(op)
 	}
-	var gone []netip.Prefix
-	for p := range c.e.state.Addresses {
-		if _, ok := c.m.addresses.Get(p); !ok {
-			gone = append(gone, p)
-		}
-	}
-	slices.SortFunc(gone, func(a, b netip.Prefix) int { return longestFirst(b, a) })
-	for _, p := range gone {
+	slices.SortFunc(c.gone, func(a, b netip.Prefix) int { return longestFirst(b, a) })
+	for _, p := range c.gone {
 		c.emit(DeleteAddress{p})
 	}
 }

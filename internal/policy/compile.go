@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -21,8 +22,8 @@ type model struct {
 	slots     []*slot
 	rows      [][]uint16 // set by slot; the first two are those of ClassUnknown and ClassUnresolved
 	peers     []wantPeer // the first two are PeerUnknown and PeerUnresolved
-	addresses prefix.Table[wantAddress]
-	order     []wantAddress         // the same, sorted
+	addresses prefix.Table[*wantAddress]
+	order     []*wantAddress        // the same, sorted
 	identity  map[identity.ID]int32 // peer of an identity whose address is not known
 	endpoints map[uint16]wantEndpoint
 	local     map[identity.ID]label.Set
@@ -45,6 +46,9 @@ type wantAddress struct {
 	Address
 	peer  int32
 	local bool // a row of the engine's own, for a prefix that policy speaks of
+
+	old   Entry // what the kernel holds
+	exist bool
 }
 
 type wantEndpoint struct {
@@ -145,7 +149,9 @@ func (c *compiler) subjects(rules []*rule) {
 	for i := range c.in.Subjects {
 		order[i] = &c.in.Subjects[i]
 	}
-	slices.SortStableFunc(order, func(a, b *Subject) int { return c.e.age(a) - c.e.age(b) })
+	slices.SortStableFunc(order, func(a, b *Subject) int {
+		return cmp.Or(c.e.age(a)-c.e.age(b), cmp.Compare(a.Endpoint, b.Endpoint))
+	})
 	for _, s := range order {
 		k := s.Labels.Key()
 		mine, ok := selected[k]
@@ -229,78 +235,6 @@ func (c *compiler) selectors() {
 	}
 }
 
-// prefixes takes over the addresses and adds a row for every prefix and every
-// exception in use. Inside the ranges of pods and nodes there is none: there
-// an address is what the cluster says or nothing.
-func (c *compiler) prefixes() {
-	for _, a := range c.in.Addresses {
-		a.Prefix = a.Prefix.Masked()
-		c.m.addresses.Put(a.Prefix, wantAddress{Address: a})
-	}
-	for _, s := range c.in.Subjects {
-		for _, a := range []Address{s.IPv4, s.IPv6} {
-			if !a.Prefix.IsValid() {
-				continue
-			}
-			if _, ok := c.m.addresses.Get(a.Prefix); !ok {
-				a.Identity = s.Identity
-				c.m.addresses.Put(a.Prefix, wantAddress{Address: a})
-			}
-		}
-	}
-	for _, w := range c.e.worlds() {
-		if _, ok := c.m.addresses.Get(w.Prefix); !ok {
-			c.m.addresses.Put(w.Prefix, wantAddress{Address: w})
-		}
-	}
-	wanted := map[netip.Prefix]bool{}
-	for p, uses := range c.m.ranges.All() {
-		wanted[p] = true
-		for _, u := range uses {
-			for _, x := range u.except {
-				wanted[x] = true
-			}
-		}
-	}
-	c.m.local = map[identity.ID]label.Set{}
-	own := map[netip.Prefix]wantAddress{}
-	for p := range wanted {
-		if _, ok := c.m.addresses.Get(p); ok {
-			continue
-		}
-		_, outer, ok := c.m.addresses.Enclosing(p)
-		if !ok || !c.isWorld(outer.Identity) {
-			continue
-		}
-		own[p] = wantAddress{Address: Address{Prefix: p, Node: outer.Node, Flags: outer.Flags}, local: true}
-	}
-	for _, p := range slices.SortedFunc(maps.Keys(own), comparePrefix) {
-		a := own[p]
-		a.Identity = c.e.cidrIdentity(p)
-		c.m.local[a.Identity] = c.e.cidrLabels(p)
-		c.m.addresses.Put(p, a)
-	}
-	c.e.keepCIDRs(own)
-}
-
-// unsaid are the reserved identities that the input leaves out.
-func (c *compiler) unsaid() map[identity.ID]label.Set {
-	out := identity.Reserved()
-	maps.DeleteFunc(out, func(id identity.ID, _ label.Set) bool { _, said := c.in.Identities[id]; return said })
-	return out
-}
-
-func (c *compiler) isWorld(id identity.ID) bool {
-	return placeOf(id, c.in.Identities[id]) == placeWorld
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	if n := a.Addr().Compare(b.Addr()); n != 0 {
-		return n
-	}
-	return a.Bits() - b.Bits()
-}
-
 // group sorts the identities by the label selectors that match them.
 func (c *compiler) group() {
 	c.m.groups = append(c.m.groups[:0], group{parent: -1, use: -1})
@@ -346,70 +280,6 @@ func (c *compiler) peer(id identity.ID, g int32) int32 {
 	c.m.groups[g].taken = true
 	c.m.peers = append(c.m.peers, wantPeer{identity: id, group: g})
 	return p
-}
-
-// addressPeers gives every address its peer.
-func (c *compiler) addressPeers() {
-	all := make([]wantAddress, 0, c.m.addresses.Len())
-	for _, a := range c.m.addresses.All() {
-		all = append(all, a)
-	}
-	slices.SortFunc(all, func(a, b wantAddress) int { return comparePrefix(a.Prefix, b.Prefix) })
-	for _, a := range all {
-		a.peer = c.addressPeer(a.Prefix, a.Identity)
-		c.m.addresses.Put(a.Prefix, a)
-		c.m.order = append(c.m.order, a)
-	}
-}
-
-func (c *compiler) addressPeer(p netip.Prefix, id identity.ID) int32 {
-	i, ok := c.e.matcher.index[id]
-	if !ok {
-		if id >= identity.MinAllocated && id < identity.LocalCIDR {
-			return PeerUnresolved
-		}
-		return PeerUnknown
-	}
-	at := c.e.matcher.list[i].place
-	uses := c.holding(p, at)
-	for _, u := range c.byPort {
-		if c.hasPort(p, at, c.m.uses[u].port) {
-			uses = append(uses, u)
-		}
-	}
-	slices.Sort(uses)
-	g := c.base[i]
-	for _, u := range slices.Compact(uses) {
-		g = c.step(g, u)
-	}
-	return c.peer(id, g)
-}
-
-// hasPort tells whether a peer gives a named port this number.
-func (c *compiler) hasPort(p netip.Prefix, at place, want *portName) bool {
-	if want.loose && at != placePod {
-		return true
-	}
-	return p.IsValid() && p.IsSingleIP() && slices.ContainsFunc(c.m.ports[p.Addr()], func(have endpoint.Port) bool {
-		return have.Number == want.number && have.Protocol == want.protocol && strings.EqualFold(have.Name, want.name)
-	})
-}
-
-// holding are the range selectors that hold all of a prefix.
-func (c *compiler) holding(p netip.Prefix, at place) []int32 {
-	var out []int32
-	if c.m.ranges.Len() == 0 || !p.IsValid() {
-		return nil
-	}
-	lenient := at == placeWorld || at == placeNode && c.e.opts.CIDRMatchNodes || at == placePod && c.e.opts.CIDRMatchPods
-	for _, uses := range c.m.ranges.Containing(p) {
-		for _, u := range uses {
-			if (u.k8s || lenient) && !slices.ContainsFunc(u.except, func(x netip.Prefix) bool { return holds(x, p) }) {
-				out = append(out, u.use)
-			}
-		}
-	}
-	return out
 }
 
 // identityPeers gives every identity that a tunnel header can carry a peer,

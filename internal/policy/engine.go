@@ -96,6 +96,7 @@ type Outcome struct {
 	Endpoints map[uint16]SubjectOutcome
 	// LocalIdentities are the engine's own: one for each prefix in use.
 	LocalIdentities map[identity.ID]label.Set
+	Explainer       *Explainer // says why
 	Stats           Stats
 	Err             error // what could not be carried out, such as more slots than there are; the rest holds
 }
@@ -162,9 +163,6 @@ type Engine struct {
 
 	peers, classes, slots *numbers
 	incarnations          map[uint16]uint32
-
-	model   *model // of the last Update
-	slotNum []uint16
 }
 
 // cached is an object with the rules it became.
@@ -245,7 +243,7 @@ func (e *Engine) Update(in Input) Outcome {
 	c := newChange(e, m)
 	out.Ops = c.run()
 	out.Err = errors.Join(append(m.errs, append(c.errs, e.setErr)...)...)
-	e.model, e.slotNum = m, c.slotNum
+	out.Explainer = &Explainer{opts: e.opts, m: m}
 	out.LocalIdentities = m.local
 	out.Revision = e.revision
 	out.Endpoints = make(map[uint16]SubjectOutcome, len(m.endpoints))
@@ -425,9 +423,9 @@ func (e *Engine) cidrIdentity(p netip.Prefix) identity.ID {
 }
 
 // keepCIDRs forgets the numbers of all other prefixes.
-func (e *Engine) keepCIDRs(own map[netip.Prefix]wantAddress) {
+func (e *Engine) keepCIDRs(own map[netip.Prefix]bool) {
 	for p := range e.cidrs {
-		if _, ok := own[p]; !ok {
+		if !own[p] {
 			delete(e.cidrs, p)
 		}
 	}

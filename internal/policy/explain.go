@@ -66,18 +66,22 @@ func (a Answer) Why() string {
 	return "allowed: no policy denies it"
 }
 
-// Explain answers a question from the last Update's input. Its verdict is that
-// of the cells.
-func (e *Engine) Explain(q Question) (Answer, error) {
-	m := e.model
-	if m == nil {
-		return Answer{}, fmt.Errorf("no policy yet")
-	}
+// Explainer answers questions about what one Update decided. It never changes,
+// and may be used by several at once, as long as the Update's input is not
+// changed either.
+type Explainer struct {
+	opts Options
+	m    *model
+}
+
+// Explain answers a question. Its verdict is that of the cells.
+func (x *Explainer) Explain(q Question) (Answer, error) {
+	m := x.m
 	w, ok := m.endpoints[q.Endpoint]
 	if !ok {
 		return Answer{}, fmt.Errorf("endpoint %d is unknown", q.Endpoint)
 	}
-	out, peer := e.explainPeer(q)
+	out, peer := x.peer(q)
 	if m.slots[w.slots[q.Direction]].closed {
 		out.Closed = true
 		return out, nil
@@ -86,7 +90,7 @@ func (e *Engine) Explain(q Question) (Answer, error) {
 		out.Verdict = Allow
 		return out, nil
 	}
-	s := e.ownSlot(&w, q.Direction)
+	s := x.ownSlot(&w, q.Direction)
 	var items []*item
 	if peer < PeerFirst {
 		items = s.pessimistic(peer == PeerUnresolved)
@@ -110,9 +114,9 @@ func (e *Engine) Explain(q Question) (Answer, error) {
 	return out, nil
 }
 
-// explainPeer finds out who the peer is.
-func (e *Engine) explainPeer(q Question) (Answer, int32) {
-	m := e.model
+// peer finds out who the peer is.
+func (x *Explainer) peer(q Question) (Answer, int32) {
+	m := x.m
 	out := Answer{PeerIdentity: q.Identity}
 	peer := int32(PeerUnknown)
 	if q.Peer.IsValid() {
@@ -130,8 +134,8 @@ func (e *Engine) explainPeer(q Question) (Answer, int32) {
 
 // ownSlot is the slot of an endpoint, with the names of its own rules: one that
 // it shares may have rules of equal content from elsewhere.
-func (e *Engine) ownSlot(w *wantEndpoint, d Direction) *slot {
-	b := newSlotBuilder(&e.opts, e.model.names)
+func (x *Explainer) ownSlot(w *wantEndpoint, d Direction) *slot {
+	b := newSlotBuilder(&x.opts, x.m.names)
 	i, _ := b.slotFor(d, w.rules[d], w.subject.Ports)
 	return b.slots[i]
 }

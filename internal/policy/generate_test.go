@@ -69,13 +69,19 @@ func (d draw) pod(i int) pod {
 	return p
 }
 
+// sixth is a pod's IPv6 address.
+func sixth(a netip.Addr) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfd, 15: a.As4()[3]})
+}
+
 func (c *drawn) input() Input {
 	in := Input{Identities: map[identity.ID]label.Set{}, Ports: map[netip.Addr][]endpoint.Port{}}
 	for id, l := range identity.Reserved() {
 		in.Identities[id] = l
 	}
 	if c.ranges {
-		in.Addresses = append(in.Addresses, Address{Prefix: netip.MustParsePrefix("10.0.0.0/16"), Flags: AddressLocalPods})
+		in.Addresses = append(in.Addresses, Address{Prefix: netip.MustParsePrefix("10.0.0.0/16"), Flags: AddressLocalPods},
+			Address{Prefix: netip.MustParsePrefix("fd00::/64"), Flags: AddressLocalPods})
 	}
 	in.Addresses = append(in.Addresses,
 		Address{Prefix: netip.MustParsePrefix("172.16.0.1/32"), Identity: identity.Host, Flags: AddressHost},
@@ -96,15 +102,16 @@ func (c *drawn) input() Input {
 			in.Identities[id] = labels
 		}
 		row := Address{Prefix: netip.PrefixFrom(p.addr, 32), Identity: id, Flags: AddressPod}
-		in.Addresses = append(in.Addresses, row)
+		six := Address{Prefix: netip.PrefixFrom(sixth(p.addr), 128), Identity: id, Flags: AddressPod}
+		in.Addresses = append(in.Addresses, row, six)
 		var ports []endpoint.Port
 		if p.named != 0 {
 			ports = []endpoint.Port{{Name: "web", Number: p.named, Protocol: protoTCP}}
 		}
 		if p.local != 0 {
-			in.Subjects = append(in.Subjects, Subject{Endpoint: p.local, Incarnation: p.incarnation, Identity: id, Labels: labels, IPv4: row, Ports: ports})
+			in.Subjects = append(in.Subjects, Subject{Endpoint: p.local, Incarnation: p.incarnation, Identity: id, Labels: labels, IPv4: row, IPv6: six, Ports: ports})
 		} else if ports != nil {
-			in.Ports[p.addr] = ports
+			in.Ports[p.addr], in.Ports[sixth(p.addr)] = ports, ports
 		}
 	}
 	for _, k := range sortedKeys(c.policies) {
@@ -151,7 +158,7 @@ func (d draw) k8sSelector(name string) *metav1.LabelSelector {
 	return s
 }
 
-var prefixes = []string{"0.0.0.0/0", "192.0.2.0/24", "192.0.2.0/28", "192.0.2.5/32", "10.0.0.0/8", "10.0.0.0/30", "198.51.100.0/24"}
+var prefixes = []string{"0.0.0.0/0", "192.0.2.0/24", "192.0.2.0/28", "192.0.2.5/32", "10.0.0.0/8", "10.0.0.0/30", "198.51.100.0/24", "172.16.0.0/31", "::/0", "2001:db8::/64", "2001:db8::5/128", "fd00::/125"}
 
 func (d draw) networkPolicy() *networkingv1.NetworkPolicy {
 	np := &networkingv1.NetworkPolicy{}

@@ -81,23 +81,32 @@ func (m *matcher) update(sets ...map[identity.ID]label.Set) {
 	count := 0
 	for _, set := range sets {
 		count += len(set)
+		var changed []identity.ID
 		for id, labels := range set {
+			if i, ok := m.index[id]; !ok || !sameSet(m.list[i].labels, labels) {
+				changed = append(changed, id)
+			}
+		}
+		slices.Sort(changed) // so that equal input gives equal numbers
+		for _, id := range changed {
 			if i, ok := m.index[id]; ok {
-				if sameSet(m.list[i].labels, labels) {
-					continue
-				}
 				m.remove(i)
 			}
-			m.add(id, labels)
+			m.add(id, set[id])
 		}
 	}
 	if count == len(m.index) {
 		return
 	}
-	for id, i := range m.index {
+	var gone []identity.ID
+	for id := range m.index {
 		if !slices.ContainsFunc(sets, func(s map[identity.ID]label.Set) bool { _, ok := s[id]; return ok }) {
-			m.remove(i)
+			gone = append(gone, id)
 		}
+	}
+	slices.Sort(gone)
+	for _, id := range gone {
+		m.remove(m.index[id])
 	}
 }
 

@@ -70,15 +70,14 @@ func (o *oracle) remote(addr netip.Addr) remote {
 	return r
 }
 
-func (o *oracle) world(r remote) bool { return placeOf(r.id, r.labels) == placeWorld }
-
 // pick tells whether a selector picks the peer.
 func (o *oracle) pick(s *selector, r remote) bool {
 	switch {
 	case s.any:
 		return true
 	case s.ranges != nil:
-		if !s.k8s && !o.world(r) {
+		at := placeOf(r.id, r.labels)
+		if !s.k8s && at != placeWorld && !(at == placeNode && o.opts.CIDRMatchNodes) && !(at == placePod && o.opts.CIDRMatchPods) {
 			return false
 		}
 		for _, x := range s.ranges {

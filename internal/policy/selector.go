@@ -115,7 +115,13 @@ type selector struct {
 	ranges  []cidrRange
 	k8s     bool // ranges with the Kubernetes meaning: they match pods and nodes, too
 	port    *portName
+
+	unplaced bool
 }
+
+// unplaced picks peers that are known by identity alone. What an address would
+// have to tell about them, a deny takes as told.
+var unplaced = &selector{key: "unplaced", unplaced: true}
 
 var anyPeer = &selector{key: "any", any: true}
 
@@ -147,7 +153,7 @@ func portSelector(p portName) *selector {
 }
 
 // byAddress tells whether two addresses of one identity can differ for the selector.
-func (s *selector) byAddress() bool { return s.ranges != nil || s.port != nil }
+func (s *selector) byAddress() bool { return s.ranges != nil || s.port != nil || s.unplaced }
 
 // matches judges by labels alone.
 func (s *selector) matches(set label.Set) bool {

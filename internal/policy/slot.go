@@ -133,6 +133,9 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 		if it.also != nil {
 			uses[it.also.key] = it.also
 		}
+		if it.rule.verdict == Deny && (it.also != nil || b.opts.CIDRMatchPods && slices.ContainsFunc(it.rule.peers, byRange)) {
+			uses[unplaced.key] = unplaced
+		}
 		for _, p := range it.rule.peers {
 			if !p.any {
 				uses[p.key] = p
@@ -144,14 +147,17 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 	}
 }
 
+func byRange(p *selector) bool { return p.ranges != nil }
+
 // matching are the items that count for a peer that matches exactly these selectors.
 func (s *slot) matching(has func(key string) bool) []*item {
 	var out []*item
 	for _, it := range s.items {
-		if it.also != nil && !has(it.also.key) {
+		assume := it.rule.verdict == Deny && has(unplaced.key)
+		if it.also != nil && !has(it.also.key) && !assume {
 			continue
 		}
-		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || has(p.key) }) {
+		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || has(p.key) || assume && byRange(p) }) {
 			out = append(out, it)
 		}
 	}

@@ -32,6 +32,7 @@ type story struct {
 	archive *txtar.Archive
 	opts    Options
 	engine  *Engine
+	why     *Explainer
 	kernel  State
 	pods    string
 	yaml    string
@@ -91,6 +92,7 @@ func (s *story) run() {
 		for _, op := range out.Ops {
 			s.kernel.Apply(op)
 		}
+		s.why = out.Explainer
 		if out.Err != nil {
 			s.t.Errorf("step %d: %v", step, out.Err)
 		}
@@ -262,7 +264,7 @@ func (s *story) verdict(words []string) string {
 		q.Port, _ = strconv.Atoi(port)
 	}
 	d := s.kernel.Decide(q.Endpoint, q.Direction, q.Peer, q.Protocol, q.Port)
-	a, err := s.engine.Explain(q)
+	a, err := s.why.Explain(q)
 	if err != nil || a.Verdict != d.Verdict {
 		s.t.Errorf("%v: the kernel says %v, the explanation %+v (%v)", words, d, a, err)
 	}

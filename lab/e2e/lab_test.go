@@ -202,6 +202,7 @@ func TestLabComesUpAndGoesDownWithoutTrace(t *testing.T) {
 		}
 	})
 	t.Run("outside sees a pod with its node's address", func(t *testing.T) { l.in(t).outsideSeesNode() })
+	t.Run("a pod with named capabilities can do what an agent does", func(t *testing.T) { l.in(t).rights() })
 	t.Run("exec passes input and exit code", func(t *testing.T) { l.in(t).execPasses() })
 	t.Run("up again changes nothing and refuses other options", func(t *testing.T) {
 		l.in(t).must(up...)
@@ -246,6 +247,59 @@ func (l *lab) outsideSeesNode() {
 		if got := l.inPod("a", "curl", "-sS", "-m2", url); got != want {
 			l.t.Errorf("%s sees %q, want %q", url, got, want)
 		}
+	}
+}
+
+const rightsPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: rights}
+spec:
+  nodeName: node1
+  hostNetwork: true
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: stentor-app:dev
+    imagePullPolicy: Never
+    args: [rights, -cgroup=/host/cgroup, -sysctl=/host/sysctl]
+    securityContext: {capabilities: {drop: [ALL], add: [BPF, NET_ADMIN, NET_RAW, PERFMON, SYS_ADMIN]}}
+    volumeMounts:
+    - {name: bpffs, mountPath: /sys/fs/bpf, mountPropagation: HostToContainer}
+    - {name: cgroup, mountPath: /host/cgroup}
+    - {name: netns, mountPath: /run/netns, mountPropagation: HostToContainer}
+    - {name: sysctl, mountPath: /host/sysctl}
+  volumes:
+  - {name: bpffs, hostPath: {path: /sys/fs/bpf}}
+  - {name: cgroup, hostPath: {path: CGROUP}}
+  - {name: netns, hostPath: {path: /run/netns}}
+  - {name: sysctl, hostPath: {path: /proc/sys/net}}
+`
+
+func (l *lab) rights() {
+	root := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat(root); err != nil {
+		root = "/sys/fs/cgroup"
+	}
+	l.apply(strings.ReplaceAll(rightsPod, "CGROUP", root))
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	pods := l.kube.Set.CoreV1().Pods("default")
+	if err := kubeapi.Wait(ctx, "pod to end", func(ctx context.Context) (bool, error) {
+		p, err := pods.Get(ctx, "rights", metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		switch p.Status.Phase {
+		case corev1.PodSucceeded:
+			return true, nil
+		case corev1.PodFailed:
+			return false, &kubeapi.FatalError{Err: fmt.Errorf("the pod failed")}
+		}
+		return false, fmt.Errorf("pod is %s", p.Status.Phase)
+	}); err != nil {
+		log, _ := pods.GetLogs("rights", &corev1.PodLogOptions{}).DoRaw(context.Background())
+		l.t.Errorf("%v\n%s", err, log)
 	}
 }
 

@@ -65,6 +65,7 @@ func TestNative(t *testing.T) {
 	s.story(t, "connectivity", (*setup).connectivity)
 	s.story(t, "unused-address", (*setup).unusedAddress)
 	s.story(t, "label-change", (*setup).labelChange)
+	s.story(t, "without-operator", (*setup).withoutOperator)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 }
 

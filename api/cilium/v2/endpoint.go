@@ -75,10 +75,11 @@ type EndpointStatus struct {
 	// +optional
 	Networking *EndpointNetworking `json:"networking,omitempty"`
 
-	// Encryption says how the traffic to the endpoint is encrypted.
+	// Encryption says how the traffic to the endpoint is encrypted. It is
+	// shown even if it is empty.
 	//
 	// +optional
-	Encryption EncryptionSpec `json:"encryption,omitzero"`
+	Encryption EncryptionSpec `json:"encryption"`
 
 	// Policy is the policy in force.
 	//

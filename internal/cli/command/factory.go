@@ -46,6 +46,8 @@ type Factory struct {
 	Dial func(kube.Agent) *client.Client
 	// Remote tells that the CLI speaks through the API server.
 	Remote func() bool
+	// Node is the node that was named, "" if none was.
+	Node func() string
 	// Socket is the path of the agent's socket on this node.
 	Socket func() string
 }

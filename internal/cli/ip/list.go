@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -94,11 +95,8 @@ func list(ctx context.Context, o *ListOptions) error {
 		{Name: "PREFIX", Value: func(e rest.IPListEntry) string { return e.CIDR }},
 		{Name: "IDENTITY", Value: func(e rest.IPListEntry) string { return strconv.FormatInt(e.Identity, 10) }},
 		{Name: "NODE", Value: func(e rest.IPListEntry) string { return e.HostIP }},
-		{Name: "POD", Value: func(e rest.IPListEntry) string {
-			if meta(e).Name == "" {
-				return ""
-			}
-			return meta(e).Namespace + "/" + meta(e).Name
+		{Name: "NAME", Value: func(e rest.IPListEntry) string {
+			return strings.TrimPrefix(meta(e).Namespace+"/"+meta(e).Name, "/")
 		}},
 		{Name: "SOURCE", Value: func(e rest.IPListEntry) string { return meta(e).Source }},
 	}, got, nil)

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,6 +21,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // Options say which cluster and where the agents are in it.
@@ -52,6 +54,7 @@ func Open(o Options) (*Cluster, error) {
 		return nil, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	config.UserAgent = "stentor-cli"
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // a closed exec is no news
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for %s: %w", config.Host, err)
@@ -70,10 +73,11 @@ var selectors = []string{"k8s-app=stentor", "app.kubernetes.io/name=stentor-agen
 
 // Agent is the pod of an agent.
 type Agent struct {
-	Pod   string
-	Node  string
-	Ready bool
-	Why   string // why it is not ready, where the pod tells
+	Pod     string
+	Node    string
+	Ready   bool
+	Running bool   // it may be asked, although it may not be ready
+	Why     string // why it is not ready, where the pod tells
 }
 
 // Agents lists the agents in the order of their nodes. Where a node has several
@@ -86,7 +90,7 @@ func (c *Cluster) Agents(ctx context.Context) ([]Agent, error) {
 		}
 		byNode := map[string]Agent{}
 		for _, p := range pods {
-			a := Agent{Pod: p.Metadata.Name, Node: p.Spec.NodeName, Ready: p.ready(), Why: p.why()}
+			a := Agent{Pod: p.Metadata.Name, Node: p.Spec.NodeName, Ready: p.ready(), Running: p.running(), Why: p.why()}
 			if a.Node == "" || p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed" {
 				continue
 			}

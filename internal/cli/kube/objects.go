@@ -2,6 +2,8 @@
 
 package kube
 
+import "strings"
+
 // Metadata of an object, as far as it is read here.
 type Metadata struct {
 	Name      string            `json:"name"`
@@ -38,6 +40,7 @@ type ContainerStatus struct {
 	Name  string `json:"name"`
 	Ready bool   `json:"ready"`
 	State struct {
+		Running    *struct{}  `json:"running"`
 		Waiting    *StateText `json:"waiting"`
 		Terminated *StateText `json:"terminated"`
 	} `json:"state"`
@@ -94,6 +97,16 @@ func (p Pod) ready() bool {
 	return false
 }
 
+// running tells that a container of the pod runs, ready or not.
+func (p Pod) running() bool {
+	for _, c := range p.Status.ContainerStatuses {
+		if c.State.Running != nil {
+			return true
+		}
+	}
+	return p.ready()
+}
+
 // why tells in a few words what keeps a pod from being ready.
 func (p Pod) why() string {
 	if p.ready() {
@@ -120,10 +133,16 @@ func (p Pod) why() string {
 func join(container string, now, before *StateText) string {
 	text := container + ": " + now.Reason
 	if now.Message != "" {
-		text += ": " + now.Message
+		text += ": " + lastLine(now.Message)
 	}
 	if before != nil && before.Message != "" {
-		text += ": " + before.Message
+		text += ": " + lastLine(before.Message)
 	}
 	return text
+}
+
+// lastLine of a program's output says why it ended.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,18 +30,25 @@ func NewCmd(f *command.Factory) *cobra.Command {
 // GetOptions of `policy get`.
 type GetOptions struct {
 	command.Streams
-	Agent func(context.Context) (*client.Client, error)
+	Agents func(context.Context) ([]*client.Client, error)
 
 	Which  string // name or namespace/name
 	Output command.Output
 }
 
+// object is a policy with the endpoints that it selects on each node that was asked.
+type object struct {
+	rest.PolicyObject
+
+	Nodes map[string][]uint16 `json:"nodes,omitempty"`
+}
+
 // NewCmdGet makes `policy get`.
 func NewCmdGet(f *command.Factory, runF func(context.Context, *GetOptions) error) *cobra.Command {
-	o := &GetOptions{Streams: f.Streams, Agent: f.AnyAgent}
+	o := &GetOptions{Streams: f.Streams, Agents: f.Agents}
 	cmd := &cobra.Command{
 		Use: "get [NAME | NAMESPACE/NAME]", Args: cobra.MaximumNArgs(1),
-		Short: "List policies with the endpoints that they select on the node",
+		Short: "List policies with the endpoints that they select",
 		Example: `  stentor policy get
   stentor policy get default/rule1 -o yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,37 +66,81 @@ func NewCmdGet(f *command.Factory, runF func(context.Context, *GetOptions) error
 }
 
 func get(ctx context.Context, o *GetOptions) error {
-	agent, err := o.Agent(ctx)
+	agents, err := o.Agents(ctx)
 	if err != nil {
 		return err
 	}
-	var got rest.Policy
-	if err := agent.Get(ctx, rest.PathPolicy, nil, &got); err != nil && !client.NotFound(err) {
-		return err
-	}
-	var objects []rest.PolicyObject
-	if got.Policy != "" {
-		if err := json.Unmarshal([]byte(got.Policy), &objects); err != nil {
-			return fmt.Errorf("decode the policies: %w", err)
+	var objects []object
+	for _, a := range agents {
+		list, err := fetch(ctx, a)
+		if err != nil {
+			return err
 		}
+		objects = merge(objects, list, a.Node())
 	}
 	if o.Which != "" {
-		objects = slices.DeleteFunc(objects, func(p rest.PolicyObject) bool {
+		objects = slices.DeleteFunc(objects, func(p object) bool {
 			return p.Name != o.Which && p.Namespace+"/"+p.Name != o.Which
 		})
 		if len(objects) == 0 {
 			return fmt.Errorf("no policy %s", o.Which)
 		}
 	}
-	fmt.Fprintf(o.Err, "revision %d\n", got.Revision)
-	return command.Print(o.Streams, o.Output, []command.Column[rest.PolicyObject]{
-		{Name: "KIND", Value: func(p rest.PolicyObject) string { return p.Kind }},
-		{Name: "NAMESPACE", Value: func(p rest.PolicyObject) string { return p.Namespace }},
-		{Name: "NAME", Value: func(p rest.PolicyObject) string { return p.Name }},
-		{Name: "VALID", Value: func(p rest.PolicyObject) string { return strconv.FormatBool(p.Valid) }},
-		{Name: "ENDPOINTS", Value: func(p rest.PolicyObject) string { return numbers(p.Endpoints) }},
-		{Name: "REASON", Value: func(p rest.PolicyObject) string { return p.Reason }},
+	return command.Print(o.Streams, o.Output, []command.Column[object]{
+		{Name: "KIND", Value: func(p object) string { return p.Kind }},
+		{Name: "NAMESPACE", Value: func(p object) string { return p.Namespace }},
+		{Name: "NAME", Value: func(p object) string { return p.Name }},
+		{Name: "VALID", Value: func(p object) string { return strconv.FormatBool(p.Valid) }},
+		{Name: "ENDPOINTS", Value: object.endpoints},
+		{Name: "REASON", Value: func(p object) string { return p.Reason }},
 	}, objects, nil)
+}
+
+func fetch(ctx context.Context, a *client.Client) ([]rest.PolicyObject, error) {
+	var got rest.Policy
+	if err := a.Get(ctx, rest.PathPolicy, nil, &got); err != nil && !client.NotFound(err) {
+		return nil, err
+	}
+	var list []rest.PolicyObject
+	if got.Policy != "" {
+		if err := json.Unmarshal([]byte(got.Policy), &list); err != nil {
+			return nil, fmt.Errorf("decode the policies: %w", err)
+		}
+	}
+	return list, nil
+}
+
+// merge adds what one node says. Nodes differ in the endpoints, and for a
+// moment in the policies that they know.
+func merge(objects []object, list []rest.PolicyObject, node string) []object {
+	for _, p := range list {
+		i := slices.IndexFunc(objects, func(o object) bool {
+			return o.Kind == p.Kind && o.Namespace == p.Namespace && o.Name == p.Name
+		})
+		if i < 0 {
+			i = len(objects)
+			objects = append(objects, object{PolicyObject: p})
+		}
+		if node != "" && len(p.Endpoints) > 0 {
+			if objects[i].Nodes == nil {
+				objects[i].Nodes = map[string][]uint16{}
+			}
+			objects[i].Nodes[node] = p.Endpoints
+			objects[i].Endpoints = nil
+		}
+	}
+	return objects
+}
+
+func (o object) endpoints() string {
+	if len(o.Nodes) == 0 {
+		return numbers(o.Endpoints)
+	}
+	var out []string
+	for _, node := range slices.Sorted(maps.Keys(o.Nodes)) {
+		out = append(out, node+":"+numbers(o.Nodes[node]))
+	}
+	return strings.Join(out, " ")
 }
 
 func numbers(list []uint16) string {

@@ -66,7 +66,7 @@ func remote(ctx context.Context, c *kube.Cluster, dial func(kube.Agent) *client.
 	var wg sync.WaitGroup
 	for i, a := range agents {
 		wg.Go(func() {
-			if !a.Ready && a.Why != "" {
+			if !a.Running {
 				r.Nodes[i] = Node{Name: a.Node, Pod: a.Pod, Error: a.Why}
 				return
 			}

@@ -34,7 +34,8 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 		Short: "Tell what works, what is missing and why",
 		Long: `Tell what works, what is missing and why: of the agent on this node, or from
 outside of the whole cluster: agents and operator desired and ready, pods
-managed, and for each node how it reaches the others.
+managed, and for each node how it reaches the others. With --node it is that
+node's agent in full.
 
 The exit code is 0 only if nothing is missing.`,
 		Example: `  stentor status
@@ -59,7 +60,7 @@ The exit code is 0 only if nothing is missing.`,
 
 func collector(f *command.Factory) func(context.Context) (*Report, error) {
 	return func(ctx context.Context) (*Report, error) {
-		if !f.Remote() {
+		if !f.Remote() || f.Node() != "" {
 			agent, err := f.Agent(ctx)
 			if err != nil {
 				return nil, err

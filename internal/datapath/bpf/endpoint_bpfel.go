@@ -31,6 +31,7 @@ const (
 	EndpointMapNodes              = "nodes"
 	EndpointMapPeers              = "peers"
 	EndpointMapPolicyGens         = "policy_gens"
+	EndpointMapScratchRows        = "scratch_rows"
 	EndpointMapServiceFlows       = "service_flows"
 	EndpointMapServiceVips        = "service_vips"
 	EndpointMapServices           = "services"
@@ -121,6 +122,7 @@ type EndpointMapSpecs struct {
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
@@ -185,6 +187,7 @@ type EndpointMaps struct {
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
 	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
 	Services      *ebpf.Map `ebpf:"services"`
@@ -208,6 +211,7 @@ func (m *EndpointMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceVips,
 		m.Services,

@@ -32,6 +32,7 @@ const (
 	NetMapNodes              = "nodes"
 	NetMapPeers              = "peers"
 	NetMapPolicyGens         = "policy_gens"
+	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
 	NetMapServiceVips        = "service_vips"
 	NetMapServices           = "services"
@@ -123,6 +124,7 @@ type NetMapSpecs struct {
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
@@ -188,6 +190,7 @@ type NetMaps struct {
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
 	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
 	Services      *ebpf.Map `ebpf:"services"`
@@ -212,6 +215,7 @@ func (m *NetMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceVips,
 		m.Services,

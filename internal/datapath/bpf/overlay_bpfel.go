@@ -31,6 +31,7 @@ const (
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
 	OverlayMapPolicyGens         = "policy_gens"
+	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
 	OverlayMapServiceVips        = "service_vips"
 	OverlayMapServices           = "services"
@@ -121,6 +122,7 @@ type OverlayMapSpecs struct {
 	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
@@ -185,6 +187,7 @@ type OverlayMaps struct {
 	Nodes         *ebpf.Map `ebpf:"nodes"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
 	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
 	Services      *ebpf.Map `ebpf:"services"`
@@ -208,6 +211,7 @@ func (m *OverlayMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceVips,
 		m.Services,

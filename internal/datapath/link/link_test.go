@@ -298,8 +298,8 @@ func TestAddingAPodIsFast(t *testing.T) {
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
-	t.Logf("p50 %v, largest %v", took[pods/2], took[pods-1])
-	if took[pods/2] > 20*time.Millisecond {
-		t.Errorf("p50 %v: ten times of what it should be, even on a busy machine", took[pods/2])
+	t.Logf("least %v, p50 %v, largest %v", took[0], took[pods/2], took[pods-1])
+	if took[0] > 10*time.Millisecond {
+		t.Errorf("%v at best: ten times of what it should be", took[0])
 	}
 }

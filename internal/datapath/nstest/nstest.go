@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netns"
@@ -18,6 +19,9 @@ import (
 
 // prefix of every namespace of a test, so that leftovers can be told.
 const prefix = "st-dp-"
+
+// made tells namespaces of tests that run at the same time.
+var made atomic.Int64
 
 // Namespace is a network namespace with a thread that lives in it.
 type Namespace struct {
@@ -37,7 +41,7 @@ func RequireRoot(t *testing.T) {
 // New makes a namespace that goes with the test.
 func New(t *testing.T, suffix string) *Namespace {
 	t.Helper()
-	n := &Namespace{Name: fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), suffix), do: make(chan func())}
+	n := &Namespace{Name: fmt.Sprintf("%s%d-%d-%s", prefix, os.Getpid(), made.Add(1), suffix), do: make(chan func())}
 	n.Path = filepath.Join("/run/netns", n.Name)
 	if out, err := exec.Command("ip", "netns", "add", n.Name).CombinedOutput(); err != nil {
 		t.Fatalf("ip netns add %s: %v: %s", n.Name, err, out)

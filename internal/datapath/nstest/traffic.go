@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -134,9 +135,13 @@ func checksum(b []byte) uint16 {
 type Stream struct {
 	stop           chan struct{}
 	done           <-chan struct{}
-	Sent, Received int
-	Err            error
+	progress       atomic.Int64
+	Sent, Received int   // after Stop
+	Err            error // after Stop
 }
+
+// Progress is how many packets were sent so far.
+func (s *Stream) Progress() int64 { return s.progress.Load() }
 
 // PingStream sends an echo request every interval until Stop.
 func (n *Namespace) PingStream(dst netip.Addr, every time.Duration) *Stream {
@@ -160,6 +165,7 @@ func (n *Namespace) PingStream(dst netip.Addr, every time.Duration) *Stream {
 				return
 			}
 			s.Sent++
+			s.progress.Add(1)
 			if _, err := p.receive(Silence); err == nil {
 				s.Received++
 			}
@@ -333,6 +339,8 @@ func (n *Namespace) UDPStream(dst netip.AddrPort, every time.Duration) *Stream {
 			case <-tick.C:
 				if _, s.Err = c.Write(binary.BigEndian.AppendUint64(nil, uint64(s.Sent))); s.Err == nil {
 					s.Sent++
+					s.progress.Add(1)
+			s.progress.Add(1)
 				}
 			}
 		}

@@ -25,6 +25,14 @@ type pingReport struct {
 	MaxMS    float64 `json:"maxMs"`
 }
 
+func (r *pingReport) add(ms float64) {
+	r.Received++
+	if r.MinMS == 0 || ms < r.MinMS {
+		r.MinMS = ms
+	}
+	r.MaxMS = max(r.MaxMS, ms)
+}
+
 func runPing(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("ping", flag.ContinueOnError)
 	count := fs.Int("c", 3, "how many")
@@ -59,12 +67,7 @@ func runPing(ctx context.Context, args []string) error {
 		rep.Sent++
 		rtt, err := p.once(seq, *wait)
 		if err == nil {
-			ms := rtt.Seconds() * 1000
-			rep.Received++
-			if rep.MinMS == 0 || ms < rep.MinMS {
-				rep.MinMS = ms
-			}
-			rep.MaxMS = max(rep.MaxMS, ms)
+			rep.add(rtt.Seconds() * 1000)
 		}
 		if !*asJSON {
 			if err != nil {

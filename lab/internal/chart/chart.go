@@ -114,6 +114,7 @@ func Render(ctx context.Context, o Options) (string, error) {
 	in.ReleaseName, in.Namespace = o.Release, o.Namespace
 	in.DryRun, in.ClientOnly = true, true
 	in.KubeVersion = &chartutil.KubeVersion{Version: "v1.36.3", Major: "1", Minor: "36"} // the library's own is very old
+	in.SkipCRDs = true
 	rel, err := in.RunWithContext(ctx, ch, vals)
 	if err != nil {
 		return "", fmt.Errorf("render chart %s: %w", o.Dir, err)

@@ -81,6 +81,9 @@ func (f *upFlags) up(ctx context.Context, out *progress.Printer) (*cluster.Lab, 
 		f.cache = defaultCache(bins)
 	}
 	for _, p := range []*string{&f.cache, &f.chart} {
+		if *p == "" {
+			continue
+		}
 		if *p, err = filepath.Abs(*p); err != nil {
 			return nil, err
 		}

@@ -165,7 +165,7 @@ func newLoad() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load IMAGE",
 		Short: "Import an image into all nodes",
-		Long: `Import an image into all nodes: an archive (docker save or OCI layout, .tar), or
+		Long: `Import an image into all nodes: an archive that "ctr images import" reads (.tar), or
 the name of an image of the lab (stentor:dev, stentor-app:dev), which is built
 anew if its binaries changed. Pods use it with imagePullPolicy Never or
 IfNotPresent.`,

@@ -59,8 +59,6 @@ func chartValues(p *plan.Plan, images []string, unified bool) object {
 		"ipv6":           object{"enabled": p.IPFamily != plan.IPv4},
 		"routingMode":    p.RoutingMode,
 		"cgroup":         object{"autoMount": object{"enabled": false}, "hostRoot": cgroupRoot},
-		// Without kube-proxy its work is ours.
-		"kubeProxyReplacement": p.KubeProxy == plan.ProxyNone,
 	}
 	if p.RoutingMode == "native" {
 		v["autoDirectNodeRoutes"] = true
@@ -69,6 +67,17 @@ func chartValues(p *plan.Plan, images []string, unified bool) object {
 		}
 	}
 	return v
+}
+
+// agentNotReady keeps pods away from a node until the agent there says that it
+// can carry them, as administrators of real clusters do.
+const agentNotReady = "node.cilium.io/agent-not-ready"
+
+func taints(p *plan.Plan) []string {
+	if p.CNI == plan.CNIStentor {
+		return []string{agentNotReady}
+	}
+	return nil
 }
 
 // installCRDs needs nothing but the API server.
@@ -84,12 +93,25 @@ func (b *builder) installCRDs(ctx context.Context) error {
 	return nil
 }
 
-func (b *builder) installChart(ctx context.Context) error {
+func (b *builder) chartOptions(images []string) chart.Options {
 	p := b.Plan
-	res, err := chart.Install(ctx, chart.Options{
+	return chart.Options{
 		Dir: b.ChartDir, Release: release, Namespace: releaseNamespace, Kubeconfig: p.Kubeconfig(),
-		Values: chartValues(p, b.state.Images, cgroup.Unified(b.cgroups)), Set: p.Set, Files: p.Values,
-	})
+		Values: chartValues(p, images, cgroup.Unified(b.cgroups)), Set: p.Set, Files: p.Values,
+	}
+}
+
+// checkChart finds wrong values before anything is made.
+func (b *builder) checkChart(ctx context.Context) error {
+	if b.Plan.CNI != plan.CNIStentor {
+		return nil
+	}
+	_, err := chart.Render(ctx, b.chartOptions(nil))
+	return err
+}
+
+func (b *builder) installChart(ctx context.Context) error {
+	res, err := chart.Install(ctx, b.chartOptions(b.state.Images))
 	if err != nil {
 		return err
 	}

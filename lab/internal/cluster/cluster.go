@@ -80,16 +80,19 @@ func Up(ctx context.Context, o UpOptions) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	b := &builder{Lab: &Lab{Plan: p}, UpOptions: o, cgroups: hs}
+	if err := b.checkChart(ctx); err != nil {
+		return nil, err
+	}
+	images, err := b.buildImages(p)
+	if err != nil {
+		return nil, err
+	}
 	unlock, err := lock(p)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	b := &builder{Lab: &Lab{Plan: p}, UpOptions: o, cgroups: hs}
-	images, err := b.buildImages(p)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	up, err := b.adopt(ctx, images)
@@ -143,7 +146,7 @@ func (b *builder) adopt(ctx context.Context, images []string) (bool, error) {
 				b.Plan.Name, describe(s.Options), b.Plan.Name)
 		}
 		b.state = s
-		b.state.Options = b.Plan.Options
+		b.state.Options, b.state.Times = b.Plan.Options, nil
 		b.Out.Note("lab %q is up already", b.Plan.Name)
 		return true, b.refreshImages(ctx, images)
 	}
@@ -256,7 +259,7 @@ func (b *builder) nodeSpec(n plan.Node, images []string, hosts map[string]string
 		PodCIDRs: p.PodCIDRs, DNS: p.DNS, KubeProxy: p.KubeProxy,
 		API: netip.AddrPortFrom(p.APIHost(), plan.APIPort).String(),
 		Dir: p.Path("nodes", n.Name), PKIDir: p.Path("pki"), BinDir: b.BinDir, ImageDir: b.CacheDir,
-		Images: images, Hosts: hosts,
+		Images: images, Hosts: hosts, Taints: taints(p),
 		Cgroups: b.cgroups, Cgroup: p.Cgroup + "/" + n.Name,
 	}
 	for _, name := range cniPlugins(p) {

@@ -129,7 +129,7 @@ func TestCoreDNSHasOneServiceAddressPerFamily(t *testing.T) {
 
 func TestTheChartIsToldAboutTheCluster(t *testing.T) {
 	v := chartValues(mustPlan(t, plan.Options{KubeProxy: plan.ProxyNone, RoutingMode: "native"}), []string{"pause-dev-1.tar", "stentor-dev-2.tar"}, false)
-	if v["k8sServiceHost"] != "172.30.0.1" || v["kubeProxyReplacement"] != true || v["ipv4NativeRoutingCIDR"] != "10.244.0.0/16" || v["ipv6NativeRoutingCIDR"] != "fd00:10:244::/56" {
+	if v["k8sServiceHost"] != "172.30.0.1" || v["ipv4NativeRoutingCIDR"] != "10.244.0.0/16" || v["ipv6NativeRoutingCIDR"] != "fd00:10:244::/56" {
 		t.Errorf("got %v", v)
 	}
 	if got := v["podAnnotations"].(object)["stentor.net/lab-image"]; got != "stentor-dev-2" {

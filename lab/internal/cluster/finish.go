@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/stentor-net/stentor/lab/internal/fabric"
 	"github.com/stentor-net/stentor/lab/internal/kubeapi"
 	"github.com/stentor-net/stentor/lab/internal/node"
 	"github.com/stentor-net/stentor/lab/internal/plan"
@@ -57,6 +59,12 @@ func (b *builder) steps(ctx context.Context) error {
 		return err
 	}
 	b.phase("CoreDNS ready")
+	if b.Plan.KubeProxy != plan.ProxyNone {
+		if err := b.wait(ctx, "services", b.servicesAnswer); err != nil {
+			return err
+		}
+		b.phase("services answer")
+	}
 	if b.Plan.CNI == plan.CNIStentor {
 		if err := b.waitInstalled(ctx); err != nil {
 			return err
@@ -163,6 +171,27 @@ func (b *builder) nodesReady(ctx context.Context) (bool, error) {
 		}
 	}
 	return len(nodes) == len(b.Plan.Nodes), nil
+}
+
+// servicesAnswer connects to the DNS service from every node: who finds the
+// lab up finds its services too.
+func (b *builder) servicesAnswer(ctx context.Context) (bool, error) {
+	for _, n := range b.Plan.Nodes {
+		for _, ip := range b.Plan.DNS {
+			err := fabric.In(n.NetNS, func() error {
+				d := net.Dialer{Timeout: time.Second}
+				c, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(ip, 53).String())
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			})
+			if err != nil {
+				return false, fmt.Errorf("from %s: %w", n.Name, err)
+			}
+		}
+	}
+	return true, nil
 }
 
 // applyCoreDNS tries again while a young API server does not yet have what it

@@ -9,11 +9,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Names of the lab's images, as pods write them.
@@ -84,14 +88,16 @@ func (b *Builder) Build(name string) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
+	unlock, err := b.lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	stem := strings.NewReplacer(":", "-", "/", "-").Replace(r.name)
 	file = stem + "-" + key + ".tar"
 	path := filepath.Join(b.Cache, file)
 	if _, err := os.Stat(path); err == nil {
 		return file, nil
-	}
-	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
-		return "", err
 	}
 	var layers []layer
 	if r.tools {
@@ -111,6 +117,22 @@ func (b *Builder) Build(name string) (file string, err error) {
 		return "", err
 	}
 	return file, b.prune(stem, file)
+}
+
+// lock lets one process at a time work in the cache; others wait.
+func (b *Builder) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(b.Cache)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", b.Cache, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 func (b *Builder) fill(w *layerWriter, r recipe) error {
@@ -141,23 +163,33 @@ func (b *Builder) key(r recipe) (string, error) {
 		fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
 	}
 	for _, bin := range r.binaries {
-		info, err := os.Stat(filepath.Join(b.BinDir, bin))
+		// The content, not the time: every build writes the file anew.
+		f, err := os.Open(filepath.Join(b.BinDir, bin))
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(h, "%s %d %d", bin, info.Size(), info.ModTime().UnixNano())
+		fmt.Fprintf(h, "%s ", bin)
+		_, err = io.Copy(h, f)
+		f.Close()
+		if err != nil {
+			return "", err
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
 
-// prune removes archives of the image that are not keep.
+// pruneAge is how long another lab may take from naming an archive to reading it.
+const pruneAge = 10 * time.Minute
+
+// prune removes old archives of the image that are not keep.
 func (b *Builder) prune(stem, keep string) error {
 	old, err := filepath.Glob(filepath.Join(b.Cache, stem+"-????????????.tar"))
 	if err != nil {
 		return err
 	}
 	for _, f := range old {
-		if filepath.Base(f) != keep {
+		info, err := os.Stat(f)
+		if err == nil && filepath.Base(f) != keep && time.Since(info.ModTime()) > pruneAge {
 			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

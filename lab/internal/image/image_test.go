@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // archive reads an image archive into memory.
@@ -127,6 +128,10 @@ func TestAnImageIsBuiltAnewOnlyWhenItsBinaryChanged(t *testing.T) {
 	}
 	if now, err := os.Stat(filepath.Join(b.Cache, first)); err != nil || !now.ModTime().Equal(info.ModTime()) {
 		t.Errorf("the archive was written again (%v)", err)
+	}
+	old := time.Now().Add(-2 * pruneAge)
+	if err := os.Chtimes(filepath.Join(b.Cache, first), old, old); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(b.BinDir, "stentor-pause"), []byte("another program"), 0o755); err != nil {
 		t.Fatal(err)

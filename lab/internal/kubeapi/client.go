@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -161,10 +162,12 @@ func each(manifests string, f func(*unstructured.Unstructured) error) error {
 // EstablishCRDs applies custom resource definitions and waits until the API
 // server serves them all.
 func (c *Client) EstablishCRDs(ctx context.Context, crds []string) error {
+	g, gctx := errgroup.WithContext(ctx)
 	for _, crd := range crds {
-		if err := c.Apply(ctx, crd); err != nil {
-			return err
-		}
+		g.Go(func() error { return c.Apply(gctx, crd) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	crd := c.dyn.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	return Wait(ctx, "CRDs to be established", func(ctx context.Context) (bool, error) {

@@ -51,7 +51,12 @@ func kubeletConfig(s *Spec) object {
 	for _, a := range s.DNS {
 		dns = append(dns, a.String())
 	}
+	taints := []object{}
+	for _, key := range s.Taints {
+		taints = append(taints, object{"key": key, "value": "true", "effect": "NoExecute"})
+	}
 	return object{
+		"registerWithTaints":       taints,
 		"apiVersion":               "kubelet.config.k8s.io/v1beta1",
 		"kind":                     "KubeletConfiguration",
 		"failCgroupV1":             false,

@@ -4,9 +4,13 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -74,10 +78,17 @@ func Init(dir string) error {
 	log.Info("containerd answers")
 	go importImages(s, sup, log)
 	kube := insideBin + "/stentor-kube"
+	// A daemon that finds no API server waits ever longer to try again, up to
+	// half a minute. The kubelet needs it to answer; kube-proxy needs the roles
+	// that it makes by itself before it is ready.
 	if s.KubeProxy != "none" {
-		sup.keep("kube-proxy", kube, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--v=2")
+		go func() {
+			if err := waitReady(ctx, s.API, 2*time.Minute); err != nil {
+				log.Warn("kube-proxy starts without an API server", "error", err)
+			}
+			sup.keep("kube-proxy", kube, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", "--v=2")
+		}()
 	}
-	// A kubelet that finds no API server waits ever longer to try again.
 	if err := waitSocket(ctx, "tcp", s.API, 2*time.Minute); err != nil {
 		return err
 	}
@@ -108,19 +119,56 @@ func importImages(s *Spec, sup *supervisor, log *slog.Logger) {
 	}
 }
 
+// waitSocket waits until somebody listens.
 func waitSocket(ctx context.Context, network, addr string, timeout time.Duration) error {
+	return retry(ctx, addr, timeout, func() error {
+		c, err := net.DialTimeout(network, addr, time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// waitReady waits until the API server at host:port is ready.
+func waitReady(ctx context.Context, addr string, timeout time.Duration) error {
+	ca, err := os.ReadFile("/etc/kubernetes/ca.crt")
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	client := &http.Client{
+		Timeout:   2 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}},
+	}
+	defer client.CloseIdleConnections()
+	return retry(ctx, addr, timeout, func() error {
+		r, err := client.Get("https://" + addr + "/readyz")
+		if err != nil {
+			return err
+		}
+		r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return errors.New(r.Status)
+		}
+		return nil
+	})
+}
+
+func retry(ctx context.Context, what string, timeout time.Duration, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := net.DialTimeout(network, addr, time.Second)
+		err := try()
 		if err == nil {
-			return c.Close()
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait %s for %s: %w", timeout, addr, err)
+			return fmt.Errorf("wait %s for %s: %w", timeout, what, err)
 		case <-tick.C:
 		}
 	}

@@ -27,6 +27,7 @@ type Spec struct {
 	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
 	DNS       []netip.Addr   `json:"dns"`
 	API       string         `json:"api"`       // host:port of the API server
+	Taints    []string       `json:"taints"`    // keys of NoExecute taints that the node registers with
 	KubeProxy string         `json:"kubeProxy"` // "none" or kube-proxy's mode
 
 	Dir       string             `json:"dir"`    // the node's own folder
