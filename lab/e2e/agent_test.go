@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stentor-net/stentor/lab/internal/demo"
 	"github.com/stentor-net/stentor/lab/internal/probe"
 )
 
@@ -234,6 +235,7 @@ func field(status, name string) int64 {
 // commands: the command line shows the live cluster from outside.
 func (s *setup) commands() {
 	s.needsAgent()
+	s.apply(demo.Rule1)
 	s.wait(30*time.Second, "stentor status", func(ctx context.Context) (bool, error) {
 		out, err := s.said(ctx, "status", "-o", "json")
 		if err == nil && !json.Valid([]byte(out)) {
@@ -246,21 +248,21 @@ func (s *setup) commands() {
 		want []string
 	}{
 		{"status", []string{"node1", "node2"}},
-		{"endpoint list", []string{"ENDPOINT", "IDENTITY", "k8s:", "ready"}},
+		{"endpoint list", []string{"IDENTITY", "kube-system/coredns", "node1", "node2", "ready"}},
 		{"identity list", []string{"reserved:host", "reserved:world", "k8s:k8s-app=kube-dns"}},
-		{"policy get", nil},
+		{"policy get", []string{"CiliumNetworkPolicy", "rule1"}},
 		{"node list", []string{"node1", "172.30.0.12"}},
-		{"ip list", []string{"10.244."}},
+		{"ip list", []string{"10.244.", "fd00:10:244:"}},
 		{"config get", []string{"enable-ipv4"}},
-		{"map list", []string{"ipcache"}},
-		{"metrics list", nil},
-		{"bpf endpoint list", []string{"10.244."}},
-		{"bpf ipcache list", []string{"10.244."}},
-		{"bpf policy list", nil},
-		{"bpf ct list", nil},
-		{"bpf nat list", nil},
-		{"bpf metrics list", nil},
-		{"db list", nil},
+		{"map list --node node1", []string{"ipcache", "policy"}},
+		{"metrics list --node node1", []string{"endpoint"}},
+		{"bpf endpoint list --node node1", []string{"10.244.0."}},
+		{"bpf ipcache list --node node1", []string{"10.244.1."}},
+		{"bpf policy list --node node1", nil},
+		{"bpf ct list --node node1", []string{"10.244."}},
+		{"bpf nat list --node node1", nil},
+		{"bpf metrics list --node node1", []string{"Policy denied"}},
+		{"db list --node node1", []string{"endpoints"}},
 		{"version", nil},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)

@@ -106,7 +106,7 @@ spec: {podSelector: {}, policyTypes: [%s]}
 	s.apply(policy("Egress"))
 	s.eventually(from(ns+"/in1"), 5*time.Second, probe.Timeout, web(out["out2"][0]))
 	s.all(from(ns+"/in1"), probe.Timeout, podTargets("pod nearby", "out2", out["out2"]))
-	s.eventually(from(ns+"/in1"), 2*time.Second, probe.NoName, "http://in2."+ns+".svc.cluster.local/")
+	s.eventually(from(ns+"/in1"), 2*time.Second, probe.Timeout, "http://in2."+ns+".svc.cluster.local/")
 	s.all(from(other+"/out1"), probe.OK, podTargets("pod that may not send", "in1", in["in1"]))
 	if err := s.kube.Delete(context.Background(), policy("Egress")); err != nil {
 		s.t.Fatal(err)
