@@ -135,6 +135,12 @@ static __always_inline void *packet_at(const struct __sk_buff *skb, __u32 offset
 	return data + offset;
 }
 
+/* Bytes that packet_at can reach. */
+static __always_inline __u32 linear(const struct __sk_buff *skb)
+{
+	return (void *)(long)skb->data_end - (void *)(long)skb->data;
+}
+
 static __always_inline int icmp_is_error(__u8 protocol, __u8 type)
 {
 	if (protocol == PROTO_ICMP)
@@ -334,7 +340,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	struct eth_header *eth;
 
 	/* Headers are nearly always linear; what is not is made so once. */
-	if (unlikely(!packet_at(skb, 0, 74)))
+	if (!packet_at(skb, 0, 74) && unlikely(skb->len > linear(skb)))
 		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
 	eth = packet_at(skb, 0, sizeof(*eth));
 	if (!eth)
