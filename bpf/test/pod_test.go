@@ -275,6 +275,41 @@ func TestTalkOfTheLinkEndsThere(t *testing.T) {
 	expect(t, "an answer for another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
 }
 
+// A pod's labels change: its address' shard is bumped, its flows are judged again
+// and carry the new identity; those that may go on do.
+func TestAPodsNewIdentityReachesItsFlows(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			near, far := between(client, server, f.six, 4000, 80, "S"), between(client, remote, f.six, 4001, 80, "S")
+			expectDelivered(t, "near", a.run("from_pod", near.bytes(t), from{device: devPod1}), server)
+			tunnelled(t, "far", a.run("from_pod", far.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, client.identity)
+			changed := client
+			changed.identity, changed.peer = 1010, 20
+			a.setCells(20, abi.SetAllow)
+			a.setCell(20, slotServerIngress, abi.SetDeny, 0)
+			a.addPod(changed)
+			near.flags, far.flags = "A", "A"
+			expectDelivered(t, "before the bump", a.run("from_pod", near.bytes(t), from{device: devPod1}), server)
+			a.bumpPeer(client.ip(f.six))
+			expect(t, "denied to the new identity", a.run("from_pod", near.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+			tunnelled(t, "allowed to the new identity", a.run("from_pod", far.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, 1010)
+		})
+	}
+}
+
+// A pod's address moves to another node: the flow follows the ipcache.
+func TestAFlowFollowsAnAddressToAnotherNode(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.addNode(3, "192.168.0.3")
+	m := between(client, remote, false, 4000, 80, "S")
+	tunnelled(t, "SYN", a.run("from_pod", m.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, client.identity)
+	a.addPrefix(remote.ip4, abi.IpcacheEntry{Identity: remote.identity, Peer: remote.peer, Node: 3, Flags: abi.IpcachePod})
+	a.bumpPeer(remote.ip4)
+	m.flags = "A"
+	tunnelled(t, "ACK", a.run("from_pod", m.bytes(t), from{device: devPod1}), "192.168.0.3", hostIP4, client.identity)
+}
+
 func TestPortsOfSets(t *testing.T) {
 	a := newNodeA(t, nil)
 	put := func(bits uint32, protocol uint8, port uint16, verdict uint8) {
