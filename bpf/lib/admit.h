@@ -53,8 +53,8 @@ static __always_inline __be16 policy_port(const struct opening *o)
 }
 
 /* One side's verdict as a side word without generations, in *word. */
-static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, const struct opening *o,
-				      __u32 side, __u64 *word)
+static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, const struct opening *o, __u32 side,
+				      __u64 *word)
 {
 	const struct party *own = &o->party[side & 1], *other = &o->party[!side];
 	struct question q = {};
@@ -83,8 +83,8 @@ static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, c
 }
 
 /* Judges both sides into v. */
-__global int judge_sides(struct __sk_buff *skb, struct packet *p, const struct opening *o,
-			 const struct flow_key *key, struct verdicts *v)
+__global int judge_sides(struct __sk_buff *skb, struct packet *p, const struct opening *o, const struct flow_key *key,
+			 struct verdicts *v)
 {
 	struct generations *g = generations();
 	__u64 generation[2], word[2] = {};

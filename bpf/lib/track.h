@@ -58,8 +58,7 @@ static __always_inline __u32 sender_side(const struct flow *f, const struct pack
 /* Pure SYN of a new connection on the ports of one that has ended. */
 static __always_inline int flow_reopens(const struct flow *f, const struct packet *p)
 {
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-	       ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST));
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST));
 }
 
 static __always_inline struct generations *generations(void)
