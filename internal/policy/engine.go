@@ -193,6 +193,7 @@ func New(opts Options, state State) (*Engine, error) {
 		peers: newNumbers(PeerFirst, PeersMax), classes: newNumbers(ClassFirst, ClassMax), slots: newNumbers(SlotOpen+1, SlotClosed),
 		incarnations: map[uint16]uint32{},
 	}
+	e.state.repair()
 	e.adopt()
 	return e, nil
 }
