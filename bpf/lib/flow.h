@@ -72,7 +72,8 @@ struct fragment_key {
 	struct addr source, destination;
 	__be32 id; /* IPv4: in the low 16 bits */
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 device; /* low bits of the ifindex: no pod leaves ports for another one's fragments */
 };
 
 struct fragment {

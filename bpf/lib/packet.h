@@ -227,6 +227,7 @@ __global int parse_fragment(struct __sk_buff *skb, struct packet *p, __be32 id, 
 	key.destination = p->destination;
 	key.id = id;
 	key.protocol = p->protocol;
+	key.device = skb->ifindex;
 	if (first) {
 		reason = parse_l4(skb, p);
 		if (reason)
