@@ -47,7 +47,7 @@ func BenchmarkOneEndpointMore(b *testing.B) {
 	f := &enforcer{
 		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m,
 		ids: newAllocator(nil, tables.identities), checks: newChecks(own.checks), dp: kernel,
-		newEngine: func(s policy.State) (Engine, error) { return policy.New(policy.Options{IPv4: true}, s) },
+		newEngine: func(o policy.Options, s policy.State) (Engine, error) { return policy.New(o, s) },
 	}
 	if err := f.step(); err != nil {
 		b.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -410,6 +411,7 @@ type lab struct {
 	agent   *Agent
 	client  rpc.Client
 	stop    func() error
+	mode    atomic.Value // enable-policy of the latest engine
 }
 
 func newLab(t testing.TB) *lab {
@@ -441,7 +443,8 @@ func (l *lab) launch() {
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
-		newEngine: func(_ policy.Options, s policy.State) (Engine, error) {
+		newEngine: func(o policy.Options, s policy.State) (Engine, error) {
+			l.mode.Store(o.Enforcement)
 			return &fakeEngine{rows: s.Endpoints}, nil
 		},
 	})
