@@ -1,4 +1,4 @@
-# SPD.PHONY: help deps deps-generate build build-arm64 lab generate-License-Identifier: Apache-2.0
+# SPDX-License-Identifier: Apache-2.0
 # `make help` lists the targets.
 
 SHELL       := /bin/bash
@@ -7,9 +7,9 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -buildvcs=false
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS    := -s -w -.PHONY: help deps deps-generate build build-arm64 lab generate github.com/stentor-net/stentor/internal/cli.Version=$(VERSION)
+LDFLAGS    := -s -w -X github.com/stentor-net/stentor/internal/cli.Version=$(VERSION)
 KUBE       := v1.36.3
-KUBE_FLAGS := $(foreach x,gitVersion=$(KUBE) gitMajor=1 gitMinor=36,-.PHONY: help deps deps-generate build build-arm64 lab generate k8s.io/component-base/version.$(x))
+KUBE_FLAGS := $(foreach x,gitVersion=$(KUBE) gitMajor=1 gitMinor=36,-X k8s.io/component-base/version.$(x))
 TOOL       := go tool -modfile=$(CURDIR)/tools/go.mod
 GOTESTSUM  := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
 BIN        := $(CURDIR)/bin
