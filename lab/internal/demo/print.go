@@ -25,7 +25,7 @@ func (d *demo) paint(colour, text string) string {
 const (
 	wFrom = 22
 	wTo   = 24
-	wSeen = 13
+	wSeen = 15
 )
 
 // table prints what was seen; it says whether all of it was expected.
