@@ -141,6 +141,8 @@ int from_pod(struct __sk_buff *skb)
 	reason = parse(skb, &p);
 	if (unlikely(reason))
 		return reason == PACKET_NOT_IP ? not_ip_from_pod(skb, &p) : drop(skb, &p, reason);
+	if (unlikely(skb->vlan_present))
+		return drop(skb, &p, REASON_UNSUPPORTED_L2); /* the tag would go along */
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (unlikely(!f || !is_established_from_pod(skb, &p, f))) {

@@ -3,7 +3,6 @@ module github.com/stentor-net/stentor/tools
 go 1.26.0
 
 require (
-	github.com/cilium/ebpf v0.22.0
 	golang.org/x/tools v0.51.0
 	k8s.io/apiextensions-apiserver v0.36.3
 	k8s.io/apimachinery v0.36.3

@@ -14,16 +14,13 @@ const (
 	PathEndpointID   = "/v1/endpoint/"     // GET Endpoint; {id}, {id}/log, {id}/healthz, {id}/labels, {id}/config
 	PathIdentity     = "/v1/identity"      // GET []Identity; ?labels=source:key=value, repeated
 	PathIdentityID   = "/v1/identity/"     // GET Identity; "endpoints" gives []IdentityEndpoints
-	PathIPAM         = "/v1/ipam"          // POST IPAMResponse; ?family=ipv4|ipv6&owner=
-	PathIPAMIP       = "/v1/ipam/"         // DELETE
 	PathPolicy       = "/v1/policy"        // GET Policy
-	PathSelectors    = "/v1/policy/selectors"
-	PathIP           = "/v1/ip"       // GET []IPListEntry; ?cidr=
-	PathNodeIDs      = "/v1/node/ids" // GET []NodeID
-	PathService      = "/v1/service"  // GET []Service
-	PathMap          = "/v1/map"      // GET BPFMapList
-	PathMapName      = "/v1/map/"     // GET BPFMap
-	PathMetrics      = "/v1/metrics/" // GET []Metric
+	PathIP           = "/v1/ip"            // GET []IPListEntry; ?cidr=
+	PathNodeIDs      = "/v1/node/ids"      // GET []NodeID
+	PathService      = "/v1/service"       // GET []Service
+	PathMap          = "/v1/map"           // GET BPFMapList
+	PathMapName      = "/v1/map/"          // GET BPFMap
+	PathMetrics      = "/v1/metrics/"      // GET []Metric
 
 	PathDB      = "/v1/db"      // GET []TableInfo
 	PathDBTable = "/v1/db/"     // GET Table

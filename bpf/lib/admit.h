@@ -4,7 +4,7 @@
  *
  * Rules: a row is made only after every side of this node has allowed. A packet
  * of either direction with a stale row judges the forward tuple again; denied,
- * the row goes and the packet drops. Generations are read before judging. */
+ * the packet drops and the row stays stale. Generations are read before judging. */
 
 #include "judge.h"
 #include "scratch.h"
@@ -53,8 +53,8 @@ static __always_inline __be16 policy_port(const struct opening *o)
 }
 
 /* One side's verdict as a side word without generations, in *word. */
-static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, const struct opening *o,
-				      __u32 side, __u64 *word)
+static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, const struct opening *o, __u32 side,
+				      __u64 *word)
 {
 	const struct party *own = &o->party[side & 1], *other = &o->party[!side];
 	struct question q = {};
@@ -83,8 +83,8 @@ static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, c
 }
 
 /* Judges both sides into v. */
-__global int judge_sides(struct __sk_buff *skb, struct packet *p, const struct opening *o,
-			 const struct flow_key *key, struct verdicts *v)
+__global int judge_sides(struct __sk_buff *skb, struct packet *p, const struct opening *o, const struct flow_key *key,
+			 struct verdicts *v)
 {
 	struct generations *g = generations();
 	__u64 generation[2], word[2] = {};
@@ -125,6 +125,13 @@ static __always_inline int both_ready(const struct opening *o)
 {
 	return (!o->party[0].id || (o->party[0].flags & PARTY_READY)) &&
 	       (!o->party[1].id || (o->party[1].flags & PARTY_READY));
+}
+
+/* A policy of this node decided. */
+static __always_inline int is_limited(const struct opening *o)
+{
+	return (o->party[0].id && (o->party[0].slots & 0xffff) != SLOT_OPEN) ||
+	       (o->party[1].id && o->party[1].slots >> 16 != SLOT_OPEN);
 }
 
 /* Makes the row of the key in scratch. */
@@ -193,6 +200,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		return 0; /* nothing has changed: its packets only take this way, as translated ones do */
 	if (keep && known && sender_side(known, p) == RESPONDER)
 		opening_turn(o);
+	if (o->initiator_b != p->from_b)
+		p->flags |= PACKET_REPLY;
 	reason = judge_sides(skb, p, o, key, &v);
 	if (!keep && opens_nothing(p)) {
 		o->flags |= FLOW_PICKED_UP;
@@ -215,5 +224,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		renew(known, o, &v);
 		return 0;
 	}
-	return insert(p, o, &v);
+	reason = insert(p, o, &v);
+	if (!reason && cfg_event_level && !is_limited(o))
+		report(skb, p, EVENT_TRACE, 0); /* no verdict told of this connection */
+	return reason;
 }

@@ -46,7 +46,7 @@ static __always_inline int set_tunnel(struct __sk_buff *skb, __u32 index, __u32 
 {
 	struct node *n = bpf_map_lookup_elem(&nodes, &index);
 	struct bpf_tunnel_key key = {};
-	__u64 flags = BPF_F_ZERO_CSUM_TX;
+	__u64 flags = BPF_F_ZERO_CSUM_TX; /* IPv6 receivers want the outer checksum (RFC 8200, 8.1) */
 
 	if (!n || !(n->flags & NODE_USED))
 		return REASON_NO_TUNNEL_ENDPOINT;
@@ -54,7 +54,7 @@ static __always_inline int set_tunnel(struct __sk_buff *skb, __u32 index, __u32 
 	key.tunnel_ttl = TTL;
 	if (n->flags & NODE_UNDERLAY6) {
 		__builtin_memcpy(key.remote_ipv6, &n->underlay, sizeof(key.remote_ipv6));
-		flags |= BPF_F_TUNINFO_IPV6;
+		flags = BPF_F_TUNINFO_IPV6;
 	} else {
 		key.remote_ipv4 = ntohl(addr_word(&n->underlay, 3));
 	}

@@ -19,7 +19,7 @@ struct endpoint {
 	__u8 mac[6];       /* inside the pod */
 	__u8 node_mac[6];  /* the host's side */
 	__u32 pad;
-	struct addr ip4;   /* mapped; zero: none */
+	struct addr ip4; /* mapped; zero: none */
 	struct addr ip6;
 };
 

@@ -6,8 +6,8 @@
 
 enum flow_leg {
 	LEG_DIRECT = 0,
-	LEG_CLIENT = 1, /* client - proxy */
-	LEG_SERVER = 2, /* proxy - server, with the client's address */
+	LEG_CLIENT = 1,  /* client - proxy */
+	LEG_SERVER = 2,  /* proxy - server, with the client's address */
 	LEG_SERVICE = 3, /* keyed by the tuple before translation, see service.h */
 };
 
@@ -32,22 +32,22 @@ enum flow_side {
 };
 
 struct flow {
-	__u64 side[2];      /* 0: initiator's egress, 1: responder's ingress */
-	__u32 created;      /* jiffies, low 32 bits */
-	__u32 last;         /* last packet, jiffies, low 32 bits */
-	__u16 endpoint[2];  /* endpoint ids of initiator and responder; 0: not of this node */
-	__u16 node;         /* node of the side that is not here; 0: none */
-	__u16 flags;        /* FLOW_* */
-	__u8 initiator;     /* 0: a of the key opened, 1: b */
-	__u8 tcp[2];        /* TCP flags seen from the initiator, from the responder */
+	__u64 side[2];     /* 0: initiator's egress, 1: responder's ingress */
+	__u32 created;     /* jiffies, low 32 bits */
+	__u32 last;        /* last packet, jiffies, low 32 bits */
+	__u16 endpoint[2]; /* endpoint ids of initiator and responder; 0: not of this node */
+	__u16 node;        /* node of the side that is not here; 0: none */
+	__u16 flags;       /* FLOW_* */
+	__u8 initiator;    /* 0: a of the key opened, 1: b */
+	__u8 tcp[2];       /* TCP flags seen from the initiator, from the responder */
 	__u8 pad;
 	__be16 proxy_port;
-	__u16 service;      /* id of the service that was translated; 0: none */
+	__u16 service; /* id of the service that was translated; 0: none */
 	__u32 identity[2];
 	__u32 incarnation[2]; /* of the endpoints */
-	__u32 report;       /* last report, jiffies */
+	__u32 report;         /* last report, jiffies */
 	__u32 packets[2];
-	__u16 shard[2];     /* of the initiator's and the responder's address in generations.peer */
+	__u16 shard[2]; /* of the initiator's and the responder's address in generations.peer */
 	__u64 bytes[2];
 };
 
@@ -72,7 +72,8 @@ struct fragment_key {
 	struct addr source, destination;
 	__be32 id; /* IPv4: in the low 16 bits */
 	__u8 protocol;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 device; /* low bits of the ifindex: no pod leaves ports for another one's fragments */
 };
 
 struct fragment {

@@ -32,12 +32,12 @@ struct ipcache_entry {
 };
 
 enum ipcache_flag {
-	IPCACHE_HOST = 1,       /* an address of this node: goes to its stack */
-	IPCACHE_NODE = 2,       /* an address of another node */
-	IPCACHE_POD = 4,        /* a pod, known by its full address */
-	IPCACHE_LOCAL_PODS = 8, /* PodCIDR of this node: no endpoint means drop */
-	IPCACHE_REMOTE_PODS = 16, /* PodCIDR of another node: this address is not known yet */
-	IPCACHE_TUNNEL = 32,    /* reached through the overlay */
+	IPCACHE_HOST = 1,           /* an address of this node: goes to its stack */
+	IPCACHE_NODE = 2,           /* an address of another node */
+	IPCACHE_POD = 4,            /* a pod, known by its full address */
+	IPCACHE_LOCAL_PODS = 8,     /* PodCIDR of this node: no endpoint means drop */
+	IPCACHE_REMOTE_PODS = 16,   /* PodCIDR of another node: this address is not known yet */
+	IPCACHE_TUNNEL = 32,        /* reached through the overlay */
 	IPCACHE_CLUSTER_ROUTE = 64, /* natively routed inside the cluster: never masqueraded */
 };
 

@@ -7,11 +7,11 @@
 #include "report.h"
 
 struct question {
-	__u32 slot;      /* of the endpoint's direction */
+	__u32 slot; /* of the endpoint's direction */
 	__u32 peer;
-	__be16 port;     /* ICMP: type */
+	__be16 port; /* ICMP: type */
 	__u8 protocol;
-	__u8 any_port;   /* a fragment without ports: only rules for all ports apply */
+	__u8 any_port; /* a fragment without ports: only rules for all ports apply */
 };
 
 static __always_inline __u32 class_of(__u32 peer)

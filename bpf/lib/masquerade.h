@@ -13,11 +13,6 @@ enum {
 	NOT_MASQUERADED = -1, /* no row: the packet is not of a pod */
 };
 
-static __always_inline int masquerades(const struct packet *p)
-{
-	return p->flags & PACKET_IPV6 ? cfg_masquerade6 : cfg_masquerade4;
-}
-
 /* By value: a pointer into .rodata with an offset is beyond the verifier of 6.1. */
 static __always_inline void masquerade_addr(const struct packet *p, struct addr *a)
 {
@@ -25,6 +20,15 @@ static __always_inline void masquerade_addr(const struct packet *p, struct addr 
 
 	((__u64 *)a)[0] = ((const volatile __u64 *)from)[0];
 	((__u64 *)a)[1] = ((const volatile __u64 *)from)[1];
+}
+
+/* Off without an address: a node may lack one of a family. */
+static __always_inline int masquerades(const struct packet *p)
+{
+	struct addr own;
+
+	masquerade_addr(p, &own);
+	return (p->flags & PACKET_IPV6 ? cfg_masquerade6 : cfg_masquerade4) && (addr_high(&own) | addr_low(&own));
 }
 
 /* A socket of the host would take the answers to this port. */

@@ -3,6 +3,7 @@
 /* ARP (RFC 826) and neighbour discovery (RFC 4861): to its pod, the host's side
  * of the veth is the neighbour with every address but the pod's own. */
 
+#include "checksum.h"
 #include "deliver.h"
 
 struct arp_packet {
@@ -85,10 +86,7 @@ static __always_inline __be16 advertisement_checksum(struct advertisement_packet
 
 	sum = bpf_csum_diff(NULL, 0, &reply->ip.source, 32, 0);
 	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), sum);
-	sum = bpf_csum_diff(NULL, 0, &reply->na, sizeof(reply->na), sum);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
+	return fold(bpf_csum_diff(NULL, 0, &reply->na, sizeof(reply->na), sum));
 }
 
 /* p is a neighbour solicitation of a pod. */
@@ -122,8 +120,7 @@ __global int advertise(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(eth.destination, ep->mac, 6);
 	__builtin_memcpy(eth.source, ep->node_mac, 6);
 	eth.protocol = htons(ETH_P_IPV6);
-	if (bpf_skb_change_tail(skb, ETH_LEN + sizeof(reply), 0) ||
-	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
+	if (bpf_skb_change_tail(skb, ETH_LEN + sizeof(reply), 0) || bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0) ||
 	    bpf_skb_store_bytes(skb, ETH_LEN, &reply, sizeof(reply), 0))
 		return drop(skb, p, REASON_WRITE_ERROR);
 	return bpf_redirect(skb->ifindex, 0);

@@ -97,12 +97,12 @@ struct icmp_header {
 
 enum packet_flag {
 	PACKET_IPV6 = 1,
-	PACKET_LATER = 2,      /* not the first fragment: no L4 header here */
-	PACKET_NO_PORTS = 4,   /* a fragment whose first one was not seen */
+	PACKET_LATER = 2,    /* not the first fragment: no L4 header here */
+	PACKET_NO_PORTS = 4, /* a fragment whose first one was not seen */
 	PACKET_ICMP_ERROR = 8,
-	PACKET_RELATED = 16,   /* ICMP error about a flow, which is now in the flow key */
+	PACKET_RELATED = 16, /* ICMP error about a flow, which is now in the flow key */
 	PACKET_DONT_FRAGMENT = 32,
-	PACKET_REPLY = 64,     /* to the initiator of its flow */
+	PACKET_REPLY = 64, /* to the initiator of its flow */
 };
 
 struct packet {
@@ -112,10 +112,10 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 icmp_type, icmp_code;
 	__u16 flags;
-	__u16 l4;           /* offset of the L4 header */
-	__u8 from_b;        /* the sender is b of the flow key */
-	__u8 ingress;       /* direction of drops and metrics, from the pod */
-	__u8 point;         /* enum event_point of the hook */
+	__u16 l4;     /* offset of the L4 header */
+	__u8 from_b;  /* the sender is b of the flow key */
+	__u8 ingress; /* direction of drops and metrics, from the pod */
+	__u8 point;   /* enum event_point of the hook */
 	__u8 verdict;
 	/* Filled in on the way, for events. */
 	__u32 source_identity, destination_identity;
@@ -135,6 +135,12 @@ static __always_inline void *packet_at(const struct __sk_buff *skb, __u32 offset
 	return data + offset;
 }
 
+/* Bytes that packet_at can reach. */
+static __always_inline __u32 linear(const struct __sk_buff *skb)
+{
+	return (void *)(long)skb->data_end - (void *)(long)skb->data;
+}
+
 static __always_inline int icmp_is_error(__u8 protocol, __u8 type)
 {
 	if (protocol == PROTO_ICMP)
@@ -145,8 +151,8 @@ static __always_inline int icmp_is_error(__u8 protocol, __u8 type)
 /* Talk of the link itself (RFC 2710, 3810, 4861): ends at the veth, no policy sees it. */
 static __always_inline int is_link_talk(const struct packet *p)
 {
-	return p->protocol == PROTO_ICMP6 && (p->icmp_type == ICMP6_REPORT2 ||
-	       (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
+	return p->protocol == PROTO_ICMP6 &&
+	       (p->icmp_type == ICMP6_REPORT2 || (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
 }
 
 /* The side that asks has the identifier as its port; see struct flow_key. An
@@ -221,6 +227,7 @@ __global int parse_fragment(struct __sk_buff *skb, struct packet *p, __be32 id, 
 	key.destination = p->destination;
 	key.id = id;
 	key.protocol = p->protocol;
+	key.device = skb->ifindex;
 	if (first) {
 		reason = parse_l4(skb, p);
 		if (reason)
@@ -279,8 +286,8 @@ __global int parse_ip6_extensions(struct __sk_buff *skb, struct packet *p)
 		__u8 *h;
 
 		at &= HEADERS_MAX - 1;
-		if (next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_FRAGMENT &&
-		    next != PROTO_AUTH && next != PROTO_DSTOPTS && next != PROTO_MOBILITY)
+		if (next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_FRAGMENT && next != PROTO_AUTH &&
+		    next != PROTO_DSTOPTS && next != PROTO_MOBILITY)
 			break;
 		h = packet_at(skb, at, 8);
 		if (!h)
@@ -334,7 +341,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	struct eth_header *eth;
 
 	/* Headers are nearly always linear; what is not is made so once. */
-	if (unlikely(!packet_at(skb, 0, 74)))
+	if (!packet_at(skb, 0, 74) && unlikely(skb->len > linear(skb)))
 		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
 	eth = packet_at(skb, 0, sizeof(*eth));
 	if (!eth)

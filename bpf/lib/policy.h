@@ -16,13 +16,13 @@ enum policy_slot {
 	SLOT_OPEN = 0, /* slot without policy: every cell is SET_ALLOW */
 };
 
-enum policy_prefix { /* prefixlen of a set_key */
+enum policy_prefix {          /* prefixlen of a set_key */
 	PREFIX_ANY = 32,      /* every protocol and port */
 	PREFIX_PROTOCOL = 48, /* one protocol, every port */
 	PREFIX_PORT = 64,     /* exactly this port */
 };
 
-enum policy_class { /* judged pessimistically */
+enum policy_class {           /* judged pessimistically */
 	CLASS_UNKNOWN = 0,    /* peer that nobody knows */
 	CLASS_UNRESOLVED = 1, /* identity of this cluster whose labels are not here yet */
 	CLASS_FIRST = 2,
@@ -73,16 +73,16 @@ struct set_key {
 	__u32 prefixlen; /* bits of what follows: 32 all protocols, 48 one protocol, 49..64 port prefix */
 	__u32 set;       /* host byte order: always compared whole */
 	__u8 protocol;
-	__u8 pad;        /* 0 */
-	__be16 port;     /* ICMP: type */
+	__u8 pad;    /* 0 */
+	__be16 port; /* ICMP: type */
 };
 
 struct set_entry {
 	__u8 verdict; /* enum policy_verdict */
 	__u8 flags;
 	__be16 proxy_port;
-	__u16 l7;     /* L7 rule set */
-	__u16 row;    /* number of the row within its set, for the trace */
+	__u16 l7;  /* L7 rule set */
+	__u16 row; /* number of the row within its set, for the trace */
 };
 
 /* (set, protocol, port prefix) -> answer; no row: deny. Written by the agent. */

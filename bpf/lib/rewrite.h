@@ -109,7 +109,8 @@ __global int rewrite(struct __sk_buff *skb, struct packet *p, const struct addr 
 /* Gives the packet inside the ICMP error p another source or destination. The
  * inner IPv4 header corrects itself, everything else counts for the outer
  * checksum; the inner L4 checksum may not even be there and stays. */
-__global int rewrite_inner(struct __sk_buff *skb, struct packet *p, struct packet *inner, const struct addr *to, __u32 port)
+__global int rewrite_inner(struct __sk_buff *skb, struct packet *p, struct packet *inner, const struct addr *to,
+			   __u32 port)
 {
 	__u32 destination = port >> 16; /* five arguments are all there are */
 	__be16 new = port, old;

@@ -3,6 +3,7 @@
 /* Packets that do not fit into the tunnel: the pod is told the size that does
  * (RFC 792 and 1191, RFC 4443), as a router between the nodes would. */
 
+#include "checksum.h"
 #include "deliver.h"
 
 enum {
@@ -28,13 +29,6 @@ struct too_big6 {
 static __always_inline int is_too_big(const struct __sk_buff *skb, const struct packet *p)
 {
 	return unlikely(skb->len > cfg_mtu + ETH_LEN) && !skb->gso_size && (p->flags & PACKET_DONT_FRAGMENT);
-}
-
-static __always_inline __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
 }
 
 static __always_inline int write_too_big4(struct __sk_buff *skb, const struct packet *p)

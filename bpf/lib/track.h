@@ -58,8 +58,7 @@ static __always_inline __u32 sender_side(const struct flow *f, const struct pack
 /* Pure SYN of a new connection on the ports of one that has ended. */
 static __always_inline int flow_reopens(const struct flow *f, const struct packet *p)
 {
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
-	       ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST));
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST));
 }
 
 static __always_inline struct generations *generations(void)
@@ -96,12 +95,17 @@ static __always_inline int side_current(const struct flow *f, __u32 side, const 
 	return ep && ep->incarnation == f->incarnation[side & 1] && (ep->flags & ENDPOINT_READY);
 }
 
-static __always_inline void track(const struct __sk_buff *skb, struct flow *f, const struct packet *p, __u32 side)
+static __always_inline void track(const struct __sk_buff *skb, struct flow *f, struct packet *p, __u32 side)
 {
 	__u32 jiffies = now();
 	__u8 seen;
 
 	side &= 1;
+	if (cfg_event_level >= 2) { /* every packet is reported */
+		p->source_identity = f->identity[side];
+		p->destination_identity = f->identity[!side];
+		p->flags |= side ? PACKET_REPLY : 0;
+	}
 	if (p->flags & PACKET_RELATED)
 		return;
 	if (f->last != jiffies)

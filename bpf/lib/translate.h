@@ -160,8 +160,10 @@ static __always_inline int admit_hairpin(const struct packet *p, const struct fl
 	struct flow_key own = *key;
 	struct flow *f = bpf_map_lookup_elem(&flows, &own);
 
-	return f && f->endpoint[INITIATOR] == p->endpoint && f->endpoint[RESPONDER] == p->endpoint &&
-		       f->service && flow_fresh(f) ? 0 : REASON_UNKNOWN_L3_TARGET;
+	return f && f->endpoint[INITIATOR] == p->endpoint && f->endpoint[RESPONDER] == p->endpoint && f->service &&
+			       flow_fresh(f)
+		       ? 0
+		       : REASON_UNKNOWN_L3_TARGET;
 }
 
 /* p goes to a client that knows only the service: a reply gets the service's

@@ -23,6 +23,9 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 			expect(t, "before the first", a.run("from_pod", later.bytes(t), from{device: devPod1}), actShot, abi.ReasonFragFirstMissing)
 			expectDelivered(t, "first", a.run("from_pod", first.bytes(t), from{device: devPod1}), server)
 			expectDelivered(t, "later", a.run("from_pod", later.bytes(t), from{device: devPod1}), server)
+			forged := first
+			forged.id, forged.srcMAC, forged.dstMAC = 98, server.mac, server.nodeMAC
+			expect(t, "first one that another pod forges", a.run("from_pod", forged.bytes(t), from{device: devPod2}), actShot, abi.ReasonInvalidSourceIP)
 			later.id = 98
 			expect(t, "of another datagram", a.run("from_pod", later.bytes(t), from{device: devPod1}), actShot, abi.ReasonFragFirstMissing)
 			a.setCell(peerClient, slotServerIngress, abi.SetAllow, server.id)

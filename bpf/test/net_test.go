@@ -286,6 +286,16 @@ func TestClusterRoutesAreNotMasqueraded(t *testing.T) {
 	}
 }
 
+func TestWithoutAnAddressNothingIsMasqueraded(t *testing.T) {
+	for _, f := range families {
+		a := newNodeA(t, nil)
+		b := toOutside(f.six).bytes(t)
+		if r := a.run("to_net", b, from{device: devUplink}); r.verdict != actOK || string(r.out) != string(b) {
+			t.Errorf("%s: verdict %d, packet %x", f.name, r.verdict, r.out)
+		}
+	}
+}
+
 func native() config {
 	c := masquerading()
 	c[abi.ConfigTunnel] = uint8(0)

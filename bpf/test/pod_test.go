@@ -275,6 +275,41 @@ func TestTalkOfTheLinkEndsThere(t *testing.T) {
 	expect(t, "an answer for another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
 }
 
+// A pod's labels change: its address' shard is bumped, its flows are judged again
+// and carry the new identity; those that may go on do.
+func TestAPodsNewIdentityReachesItsFlows(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			near, far := between(client, server, f.six, 4000, 80, "S"), between(client, remote, f.six, 4001, 80, "S")
+			expectDelivered(t, "near", a.run("from_pod", near.bytes(t), from{device: devPod1}), server)
+			tunnelled(t, "far", a.run("from_pod", far.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, client.identity)
+			changed := client
+			changed.identity, changed.peer = 1010, 20
+			a.setCells(20, abi.SetAllow)
+			a.setCell(20, slotServerIngress, abi.SetDeny, 0)
+			a.addPod(changed)
+			near.flags, far.flags = "A", "A"
+			expectDelivered(t, "before the bump", a.run("from_pod", near.bytes(t), from{device: devPod1}), server)
+			a.bumpPeer(client.ip(f.six))
+			expect(t, "denied to the new identity", a.run("from_pod", near.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+			tunnelled(t, "allowed to the new identity", a.run("from_pod", far.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, 1010)
+		})
+	}
+}
+
+// A pod's address moves to another node: the flow follows the ipcache.
+func TestAFlowFollowsAnAddressToAnotherNode(t *testing.T) {
+	a := newNodeA(t, nil)
+	a.addNode(3, "192.168.0.3")
+	m := between(client, remote, false, 4000, 80, "S")
+	tunnelled(t, "SYN", a.run("from_pod", m.bytes(t), from{device: devPod1}), hostBIP4, hostIP4, client.identity)
+	a.addPrefix(remote.ip4, abi.IpcacheEntry{Identity: remote.identity, Peer: remote.peer, Node: 3, Flags: abi.IpcachePod})
+	a.bumpPeer(remote.ip4)
+	m.flags = "A"
+	tunnelled(t, "ACK", a.run("from_pod", m.bytes(t), from{device: devPod1}), "192.168.0.3", hostIP4, client.identity)
+}
+
 func TestPortsOfSets(t *testing.T) {
 	a := newNodeA(t, nil)
 	put := func(bits uint32, protocol uint8, port uint16, verdict uint8) {
@@ -314,6 +349,92 @@ func TestAPodReachesItself(t *testing.T) {
 	a := newNodeA(t, nil)
 	a.setCells(peerClient, abi.SetDeny)
 	expectDelivered(t, "SYN", a.run("from_pod", between(client, client, false, 4000, 80, "S").bytes(t), from{device: devPod1}), client)
+}
+
+func TestEveryNewConnectionIsTold(t *testing.T) {
+	open := client
+	open.egress, open.ingr = abi.SlotOpen, abi.SlotOpen
+	other := server
+	other.egress, other.ingr = abi.SlotOpen, abi.SlotOpen
+	for _, c := range []struct {
+		name  string
+		pods  []pod
+		level uint8
+		types []uint8
+	}{
+		{"verdicts of both sides", []pod{client, server}, 1, []uint8{abi.EventVerdict, abi.EventVerdict}},
+		{"verdict of the limited side", []pod{open, server}, 1, []uint8{abi.EventVerdict}},
+		{"trace where nothing is limited", []pod{open, other}, 1, []uint8{abi.EventTrace}},
+		{"nothing at level 0", []pod{client, server}, 0, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newNodeA(t, config{abi.ConfigEventLevel: c.level})
+			for _, p := range c.pods {
+				a.addPod(p)
+			}
+			r := a.run("from_pod", between(client, server, false, 4000, 80, "S").bytes(t), from{device: devPod1})
+			expectDelivered(t, "SYN", r, server)
+			var types []uint8
+			for _, e := range r.events {
+				types = append(types, e.Type)
+				if e.SourceIdentity != client.identity || e.DestinationIdentity != server.identity {
+					t.Errorf("event of %d to %d", e.SourceIdentity, e.DestinationIdentity)
+				}
+			}
+			if string(types) != string(c.types) {
+				t.Errorf("events %v, want %v", types, c.types)
+			}
+			if r = a.run("from_pod", between(client, server, false, 4000, 80, "A").bytes(t), from{device: devPod1}); len(r.events) != 0 {
+				t.Errorf("%d events for a packet of an open connection", len(r.events))
+			}
+		})
+	}
+}
+
+func TestAtLevelTwoEveryPacketIsTold(t *testing.T) {
+	a := newNodeA(t, config{abi.ConfigEventLevel: uint8(2)})
+	a.run("from_pod", between(client, server, false, 4000, 80, "S").bytes(t), from{device: devPod1})
+	r := a.run("from_pod", between(server, client, false, 80, 4000, "SA").bytes(t), from{device: devPod2})
+	if len(r.events) != 1 || r.events[0].Type != abi.EventTrace || r.events[0].Point != abi.PointToPod ||
+		r.events[0].SourceIdentity != server.identity || r.events[0].Flags&abi.EventFReply == 0 {
+		t.Errorf("events %+v", r.events)
+	}
+}
+
+func TestTCPWithoutARowIsPickedUpInEitherDirection(t *testing.T) {
+	for _, f := range families {
+		for _, deny := range []string{"nothing", "client to server", "server to client", "both"} {
+			t.Run(f.name+" denied: "+deny, func(t *testing.T) {
+				a := newNodeA(t, nil)
+				if deny == "client to server" || deny == "both" {
+					a.setCell(peerClient, slotServerIngress, abi.SetDeny, server.id)
+				}
+				if deny == "server to client" || deny == "both" {
+					a.setCell(peerServer, slotClientIngress, abi.SetDeny, client.id)
+				}
+				r := a.run("from_pod", between(client, server, f.six, 4000, 80, "A").bytes(t), from{device: devPod1})
+				if deny == "both" {
+					expect(t, "ACK", r, actShot, abi.ReasonPolicyDenied)
+					return
+				}
+				expectDelivered(t, "ACK", r, server)
+				expectDelivered(t, "other side", a.run("from_pod", between(server, client, f.six, 80, 4000, "A").bytes(t), from{device: devPod2}), client)
+				for _, row := range a.flowRows() {
+					opener := uint16(client.id)
+					if deny == "client to server" {
+						opener = uint16(server.id)
+					}
+					if row.Flags&abi.FlowPickedUp == 0 || row.Endpoint[0] != opener {
+						t.Errorf("row %+v", row)
+					}
+				}
+				m := between(client, server, f.six, 4001, 80, "S")
+				if r := a.run("from_pod", m.bytes(t), from{device: devPod1}); (r.verdict == actShot) != (deny == "client to server") {
+					t.Errorf("SYN: verdict %d", r.verdict)
+				}
+			})
+		}
+	}
 }
 
 func TestEventsCountWithoutGaps(t *testing.T) {

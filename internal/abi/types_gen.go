@@ -102,7 +102,8 @@ type FragmentKey struct {
 	Destination Addr
 	ID          uint32
 	Protocol    uint8
-	Pad         [3]uint8
+	Pad         uint8
+	Device      uint16
 }
 
 // Fragment is struct fragment, 8 bytes.

@@ -60,6 +60,7 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 		datapathUp: make(chan struct{}), restored: make(chan struct{}), enforced: make(chan struct{}), ready: make(chan struct{}),
 	}
 	a.tables, a.raw, a.own = newTables()
+	a.own.settings.Upsert(settings(o)...)
 	a.checks = newChecks(a.own.checks, parts...)
 	a.ids = newAllocator(w.cluster, a.tables.identities)
 	a.endpoints = newEndpoints(log, o, a.own.endpoints)
@@ -134,6 +135,7 @@ func (a *Agent) boot(ctx context.Context, g *errgroup.Group) error {
 	a.checks.ok("endpoints", "pods can be attached")
 	a.log.Info("agent is ready", "after", time.Since(a.started).Round(time.Millisecond))
 	g.Go(func() error { return a.beat(ctx) })
+	g.Go(func() error { return (&sweeper{log: a.log, endpoints: a.endpoints}).Run(ctx) })
 	g.Go(func() error { return (&cniConf{opts: a.opts, checks: a.checks}).Run(ctx) })
 	g.Go(func() error { return a.markReady(ctx) })
 	return nil
@@ -145,7 +147,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	enforce := &enforcer{
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
 		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
-		newEngine: func(s policy.State) (Engine, error) { return a.world.newEngine(a.opts.policyOptions(), s) },
+		newEngine: a.world.newEngine,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}

@@ -172,7 +172,9 @@ func TestARestartAdoptsEverything(t *testing.T) {
 	before := l.mustAdd(curl)
 	l.mustAdd(gone)
 	l.kernel.mu.Lock()
-	delete(l.kernel.links, "/run/netns/gone") // its node rebooted that part
+	if err := os.Remove(l.netns(gone)); err != nil {
+		t.Fatal(err)
+	}
 	calls := len(l.kernel.calls)
 	l.kernel.endpoints[99] = EndpointBase{ID: 99, Incarnation: 5} // without state
 	l.kernel.mu.Unlock()
@@ -208,7 +210,7 @@ func TestDeletionsQueuedWhileTheAgentWasAwayAreCarriedOut(t *testing.T) {
 	if err := l.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := rundir.Dir(l.dir).QueueDeletion(request(curl)); err != nil {
+	if err := rundir.Dir(l.dir).QueueDeletion(l.request(curl)); err != nil {
 		t.Fatal(err)
 	}
 	l.restart()
@@ -298,7 +300,7 @@ func TestCheckSeesADifference(t *testing.T) {
 	l.bind(p)
 	got := l.mustAdd(p)
 	check := func(addresses ...string) error {
-		r := request(p)
+		r := l.request(p)
 		r.Addresses = addresses
 		return l.client.Call(t.Context(), "PUT", rest.PathCNICheck, r, nil)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -121,11 +122,23 @@ func (c *kubeCluster) DeleteEndpoint(ctx context.Context, namespace, name, podUI
 	return c.client.DeleteEndpoint(ctx, namespace, name, podUID)
 }
 
+// reasonUp is the reason of the condition NetworkUnavailable once the agent was ready.
+const reasonUp = "StentorIsUp"
+
 func (c *kubeCluster) MarkReady(ctx context.Context) error {
-	if err := c.client.SetNetworkAvailable(ctx, c.node, "StentorIsUp", "Stentor is running on this node"); err != nil {
+	n, err := c.client.GetNode(ctx, c.node)
+	if err != nil {
 		return err
 	}
-	_, err := c.client.RemoveTaint(ctx, c.node, k8s.TaintAgentNotReady)
+	said := slices.ContainsFunc(n.Status.Conditions, func(o corev1.NodeCondition) bool {
+		return o.Type == corev1.NodeNetworkUnavailable && o.Status == corev1.ConditionFalse && o.Reason == reasonUp
+	})
+	if !said { // saying it again would move the time of the transition
+		if err := c.client.SetNetworkAvailable(ctx, c.node, reasonUp, "Stentor is running on this node"); err != nil {
+			return err
+		}
+	}
+	_, err = c.client.RemoveTaint(ctx, c.node, k8s.TaintAgentNotReady)
 	return err
 }
 

@@ -31,9 +31,10 @@ type enforcer struct {
 	ids       *allocator
 	checks    *checks
 	dp        Datapath
-	newEngine func(policy.State) (Engine, error)
+	newEngine func(policy.Options, policy.State) (Engine, error)
 
 	engine   Engine // nil: make it from the state of the kernel
+	mode     string // enable-policy of the engine
 	numbers  *numbering
 	lastRows []NodeRow
 	written  uint64        // revision of the endpoints after the last step, if nobody else wrote
@@ -48,10 +49,10 @@ const (
 
 func (f *enforcer) Run(ctx context.Context) error {
 	t := f.tables
-	inputs := []anyTable{t.namespaces, t.identities, t.nodes, t.policies, t.remotes, t.slices, t.hostAddresses, t.endpoints}
+	inputs := []anyTable{t.namespaces, t.identities, t.nodes, t.policies, t.remotes, t.slices, t.hostAddresses, t.settings, t.endpoints}
 	// Before all of them are complete, an update would take away what the
-	// kernel rightly enforces. Endpoints have no outside to wait for.
-	if err := waitSynced(ctx, inputs[:len(inputs)-1]...); err != nil {
+	// kernel rightly enforces. Settings and endpoints have no outside to wait for.
+	if err := waitSynced(ctx, inputs[:len(inputs)-2]...); err != nil {
 		return err
 	}
 	for {
@@ -89,14 +90,8 @@ func (f *enforcer) step() error {
 	before := f.tables.endpoints.Snapshot()
 	subjects := subjectsOf(before)
 	nodes := rowsOf(f.tables.nodes)
-	if f.engine == nil {
-		state, err := f.dp.PolicyState()
-		if err != nil {
-			return fmt.Errorf("read policy of the datapath: %w", err)
-		}
-		if f.engine, err = f.newEngine(state); err != nil {
-			return fmt.Errorf("start the policy engine: %w", err)
-		}
+	if err := f.ensureEngine(); err != nil {
+		return err
 	}
 	if f.numbers == nil {
 		found, err := f.dp.NodeRows()
@@ -126,6 +121,28 @@ func (f *enforcer) step() error {
 	commits, err := f.endpoints.realize(subjects, out)
 	f.written = before.Revision() + commits
 	return err
+}
+
+// ensureEngine makes the engine from the kernel's state where there is none, or
+// where the mode of enforcement is another one: the difference is then an
+// ordinary change.
+func (f *enforcer) ensureEngine() error {
+	opts := f.opts.policyOptions()
+	if s, ok := f.tables.settings.Get(keyEnforcement); ok {
+		opts.Enforcement = s.Value
+	}
+	if f.engine != nil && f.mode == opts.Enforcement {
+		return nil
+	}
+	state, err := f.dp.PolicyState()
+	if err != nil {
+		return fmt.Errorf("read policy of the datapath: %w", err)
+	}
+	if f.engine, err = f.newEngine(opts, state); err != nil {
+		return fmt.Errorf("start the policy engine: %w", err)
+	}
+	f.mode = opts.Enforcement
+	return nil
 }
 
 func (f *enforcer) setNodes(rows []NodeRow) error {

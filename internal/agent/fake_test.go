@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -410,6 +411,7 @@ type lab struct {
 	agent   *Agent
 	client  rpc.Client
 	stop    func() error
+	mode    atomic.Value // enable-policy of the latest engine
 }
 
 func newLab(t testing.TB) *lab {
@@ -441,7 +443,8 @@ func (l *lab) launch() {
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
-		newEngine: func(_ policy.Options, s policy.State) (Engine, error) {
+		newEngine: func(o policy.Options, s policy.State) (Engine, error) {
+			l.mode.Store(o.Enforcement)
 			return &fakeEngine{rows: s.Endpoints}, nil
 		},
 	})
@@ -512,16 +515,22 @@ func (l *lab) bind(p endpoint.Pod) {
 	l.cluster.raw.Pods.Upsert(p)
 }
 
-func request(p endpoint.Pod) rest.CNIRequest {
+// netns is the path of a pod's network namespace; it is there from the first request on.
+func (l *lab) netns(p endpoint.Pod) string { return filepath.Join(l.dir, "netns", p.Name) }
+
+func (l *lab) request(p endpoint.Pod) rest.CNIRequest {
+	if err := writeFile(l.netns(p), nil, 0o644); err != nil {
+		l.t.Fatal(err)
+	}
 	return rest.CNIRequest{
-		ContainerID: "c-" + p.Name, IfName: "eth0", NetNS: "/run/netns/" + p.Name,
+		ContainerID: "c-" + p.Name, IfName: "eth0", NetNS: l.netns(p),
 		PodNamespace: p.Namespace, PodName: p.Name, PodUID: p.UID,
 	}
 }
 
 func (l *lab) add(p endpoint.Pod) (rest.CNIResult, error) {
 	var out rest.CNIResult
-	err := l.client.Call(context.Background(), "PUT", rest.PathCNIAdd, request(p), &out)
+	err := l.client.Call(context.Background(), "PUT", rest.PathCNIAdd, l.request(p), &out)
 	return out, err
 }
 
@@ -535,7 +544,7 @@ func (l *lab) mustAdd(p endpoint.Pod) rest.CNIResult {
 }
 
 func (l *lab) del(p endpoint.Pod) error {
-	return l.client.Call(context.Background(), "PUT", rest.PathCNIDel, request(p), nil)
+	return l.client.Call(context.Background(), "PUT", rest.PathCNIDel, l.request(p), nil)
 }
 
 func code(err error) int {

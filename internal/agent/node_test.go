@@ -46,7 +46,13 @@ type realPod struct {
 	req      rest.CNIRequest
 }
 
+// newRealCluster starts both nodes; ranges are the pod ranges as JSON texts, with
+// the node's number for %d.
 func newRealCluster(t *testing.T, routing string) *realCluster {
+	return newRealClusterWith(t, routing, `"10.50.%[1]d.0/24","fd50:%[1]d::/64"`)
+}
+
+func newRealClusterWith(t *testing.T, routing, ranges string) *realCluster {
 	nstest.RequireRoot(t)
 	c := &realCluster{t: t, api: k8stest.New(t)}
 	c.api.Put("api/v1/namespaces/default", `{"metadata":{"labels":{"kubernetes.io/metadata.name":"default"}}}`)
@@ -63,7 +69,7 @@ func newRealCluster(t *testing.T, routing string) *realCluster {
 			"node-name": fmt.Sprint("n", n.n), "enable-ipv6": "true", "ipam": "kubernetes", "routing-mode": routing,
 			"auto-direct-node-routes": fmt.Sprint(routing == RoutingNative), "bpf-root": filepath.Join(bpf, n.Name),
 			"state-dir": dir, "socket-path": filepath.Join(dir, "s.sock"), "write-cni-conf-when-ready": "", "cluster-health-port": "0", "agent-health-port": "0",
-			"bpf-lb-sock": "false",
+			"bpf-lb-sock": "false", "ipam-rest": "1ms",
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -80,8 +86,8 @@ func newRealCluster(t *testing.T, routing string) *realCluster {
 			os.Remove(n.opts.BPFRoot)
 		})
 		n.client = rpc.Client{Socket: n.opts.SocketPath}
-		c.api.Put(fmt.Sprintf("api/v1/nodes/n%d", n.n), fmt.Sprintf(`{"spec":{"podCIDRs":["10.50.%d.0/24","fd50:%d::/64"]},
-			"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.%d"},{"type":"InternalIP","address":"fd30::%d"}]}}`, n.n, n.n, n.n, n.n))
+		c.api.Put(fmt.Sprintf("api/v1/nodes/n%d", n.n), fmt.Sprintf(`{"spec":{"podCIDRs":[`+ranges+`]},
+			"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.%[1]d"},{"type":"InternalIP","address":"fd30::%[1]d"}]}}`, n.n))
 		c.nodes[i] = n
 		n.start()
 	}
@@ -279,4 +285,26 @@ func TestTrafficGoesOnWhileAnAgentRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.reaches("after DEL", a, b.ip4, false)
+}
+
+func TestAReusedAddressDoesNotInheritAVerdict(t *testing.T) {
+	c := newRealClusterWith(t, RoutingTunnel, `"10.50.%[1]d.0/30","fd50:%[1]d::/126"`) // one IPv4 address for pods
+	deathstar := c.nodes[0].pod("deathstar", `{"org":"empire","class":"deathstar"}`)
+	c.api.Put("apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies/rule1", onlyEmpire)
+	tie := c.nodes[1].pod("tie", `{"org":"empire"}`)
+	c.reaches("empire", tie, deathstar.ip4, true)
+	stream := deathstar.PingStream(tie.ip4, 5*time.Millisecond) // the address is in use all the time
+	defer stream.Stop()
+	if err := c.nodes[1].client.Call(t.Context(), "PUT", rest.PathCNIDel, tie.req, nil); err != nil {
+		t.Fatal(err)
+	}
+	xwing := c.nodes[1].pod("xwing", `{"org":"alliance"}`)
+	if xwing.ip4 != tie.ip4 {
+		t.Fatalf("the address was not reused: %s, %s", tie.ip4, xwing.ip4)
+	}
+	for range 20 {
+		if xwing.Ping(deathstar.ip4, 50*time.Millisecond) == nil {
+			t.Fatal("the pod came through by the verdict of the pod that had its address")
+		}
+	}
 }

@@ -136,46 +136,6 @@ func (a *Agent) serviceList() []rest.Service {
 	return out
 }
 
-func (a *Agent) config() rest.DaemonConfiguration {
-	o := a.opts
-	spec := &rest.DaemonConfigurationSpec{PolicyEnforcement: o.Enforcement, Options: rest.ConfigurationMap{}}
-	all := map[string]any{}
-	for k, v := range o.byKey {
-		all[k] = v
-	}
-	status := &rest.DaemonConfigurationStatus{
-		Realized: spec, Immutable: rest.ConfigurationMap(o.byKey), K8sEndpoint: a.world.cluster.Host(), K8sConfiguration: o.Kubeconfig,
-		DatapathMode: "veth", IPAMMode: o.IPAM, Masquerade: o.Masquerade4 || o.Masquerade6,
-		MasqueradeProtocols: &rest.Families{IPv4: o.Masquerade4, IPv6: o.Masquerade6}, DaemonConfigurationMap: all,
-	}
-	if self := localRow(a.tables); self.Local {
-		status.Addressing = addressing(self)
-	}
-	if dp, err := a.datapath(); err == nil {
-		status.DeviceMTU, status.RouteMTU = int64(dp.MTU()), int64(dp.MTU())
-	}
-	return rest.DaemonConfiguration{Spec: spec, Status: status}
-}
-
-// patchConfig answers changes of options at run time: none can be made yet.
-func (a *Agent) patchConfig(r *http.Request) (any, error) {
-	var want rest.DaemonConfigurationSpec
-	if err := json.NewDecoder(r.Body).Decode(&want); err != nil {
-		return nil, httpError{http.StatusBadRequest, "read the request: " + err.Error()}
-	}
-	for k, v := range want.Options {
-		if have, ok := a.opts.byKey[k]; !ok {
-			return nil, httpError{http.StatusBadRequest, "there is no option " + k}
-		} else if have != v {
-			return nil, httpError{http.StatusForbidden, k + " cannot be changed while the agent runs: change the ConfigMap and restart the agent"}
-		}
-	}
-	if e := want.PolicyEnforcement; e != "" && e != a.opts.Enforcement {
-		return nil, httpError{http.StatusForbidden, "enable-policy cannot be changed while the agent runs: change the ConfigMap and restart the agent"}
-	}
-	return nil, nil
-}
-
 func (a *Agent) bpfMaps() ([]rest.BPFMap, error) {
 	dp, err := a.datapath()
 	if err != nil {

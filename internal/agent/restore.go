@@ -4,8 +4,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
 )
@@ -55,8 +59,12 @@ func (m *endpoints) adopt(ctx context.Context, s savedEndpoint, found EndpointBa
 	if !s.Attached {
 		return "its ADD was not finished"
 	}
+	if namespaceGone(e.NetNS) {
+		return "its network namespace is gone"
+	}
+	// What else is wrong with the link is not mended by taking it down.
 	if err := m.dp.CheckPodLink(ctx, podLink(e)); err != nil {
-		return err.Error()
+		m.log.Warn("link of endpoint is not as it was made", "endpoint", e.ID, "pod", e.PodKey(), "error", err)
 	}
 	if err := m.reclaim(e); err != nil {
 		return err.Error()
@@ -103,4 +111,15 @@ func (m *endpoints) collect(ctx context.Context, inUse map[string]bool) error {
 		}
 	}
 	return nil
+}
+
+// namespaceGone tells whether the path of a network namespace does not exist any
+// more, though the folder that it was in does: without the folder it is this
+// process that cannot see.
+func namespaceGone(path string) bool {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, err := os.Stat(filepath.Dir(path))
+	return err == nil
 }

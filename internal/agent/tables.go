@@ -42,6 +42,7 @@ type tables struct {
 	remotes    *table.Table[endpoint.Remote]
 
 	hostAddresses *table.Table[netip.Addr]
+	settings      *table.Table[Setting]
 
 	endpoints *table.Table[endpoint.Endpoint]
 	addresses *table.Table[Address]
@@ -54,6 +55,7 @@ type tables struct {
 // derivedWriters are the handles of the tables that the agent itself fills.
 type derivedWriters struct {
 	hostAddresses *table.Writer[netip.Addr]
+	settings      *table.Writer[Setting]
 
 	endpoints *table.Writer[endpoint.Endpoint]
 	addresses *table.Writer[Address]
@@ -78,6 +80,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.endpoints, own.endpoints = endpoint.NewTable()
 	t.addresses, own.addresses = newAddressTable()
 	t.hostAddresses, own.hostAddresses = newHostAddressTable()
+	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
@@ -132,7 +135,7 @@ type anyTable interface {
 // all lists every table, by name.
 func (t *tables) all() []anyTable {
 	list := []anyTable{
-		t.pods, t.namespaces, t.identities, t.nodes, t.policies, t.services, t.slices, t.remotes, t.hostAddresses,
+		t.pods, t.namespaces, t.identities, t.nodes, t.policies, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
 		t.endpoints, t.addresses, t.verdicts, t.frontends, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {

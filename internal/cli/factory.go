@@ -68,6 +68,20 @@ func (t *target) fill(f *command.Factory) {
 	}
 }
 
+// nodes lists the nodes with agents, for completion.
+func (t *target) nodes(ctx context.Context) ([]string, error) {
+	cluster, err := t.open()
+	if err != nil {
+		return nil, err
+	}
+	agents, err := cluster.Agents(ctx)
+	var out []string
+	for _, a := range agents {
+		out = append(out, a.Node)
+	}
+	return out, err
+}
+
 func (t *target) path() string {
 	if t.socket != "" {
 		return t.socket

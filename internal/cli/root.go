@@ -134,6 +134,7 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 	root.SetErr(f.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &command.UsageError{Err: err} })
 	t.addTo(root.PersistentFlags())
+	_ = root.RegisterFlagCompletionFunc("node", command.CompleteFlag(t.nodes))
 	root.AddGroup(groups...)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	addTimeout   = 50 * time.Second // ADD returns when the pod's policy is in force
+	addTimeout   = 75 * time.Second // longer than the agent takes to say that it is too long
 	callTimeout  = 15 * time.Second
 	probeTimeout = 2 * time.Second
 	awayTooLong  = 30 * time.Second // an agent may restart for so long before STATUS complains

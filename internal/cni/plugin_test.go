@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cni/rundir"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 	case "after":
 		os.Exit(afterUs())
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // afterUs is a plugin chained behind ours: it hands on the result that it got.

@@ -105,7 +105,8 @@ func benchEngine(b *testing.B, in Input) *Engine {
 	return e
 }
 
-var benchSizes = []struct{ identities, policies, endpoints int }{{1000, 100, 30}, {10000, 200, 100}, {10000, 1000, 250}}
+// The largest is for -benchtime 1x.
+var benchSizes = []struct{ identities, policies, endpoints int }{{1000, 100, 30}, {10000, 200, 100}, {10000, 1000, 250}, {100000, 1000, 250}}
 
 func BenchmarkFromNothing(b *testing.B) {
 	for _, s := range benchSizes {
@@ -159,8 +160,8 @@ func BenchmarkOneMoreIdentity(b *testing.B) {
 			e := benchEngine(b, in)
 			ops := 0
 			for i := 0; b.Loop(); i++ {
-				id := identity.ID(60000 + i%2)
-				delete(in.Identities, 60000+60001-id)
+				id := identity.ID(200000 + i%2)
+				delete(in.Identities, 200000+200001-id)
 				in.Identities[id] = podLabels("ns-1", map[string]string{"app": "app-1", "noise": fmt.Sprint(i)}, map[string]string{"team": "team-1"})
 				ops += len(e.Update(in).Ops)
 			}

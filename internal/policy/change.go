@@ -38,9 +38,11 @@ type change struct {
 	primary       map[int32]uint32 // row -> class that holds it in the end
 	bumped        map[netip.Addr]bool
 	bumpAll       bool
-	gone          []netip.Prefix        // rows that go
-	touched       map[netip.Prefix]bool // rows written early
-	judged        map[judgement]bool    // of peers that stay who they are
+	gone          []netip.Prefix          // rows that go
+	touched       map[netip.Prefix]bool   // rows written early
+	own           map[netip.Prefix]uint16 // endpoint of an address; made when needed
+	ownRow        map[uint16]EndpointRow  // rows of endpoints written early
+	judged        map[judgement]bool      // of peers that stay who they are
 }
 
 // judgement is how somebody is judged: by a class now, by a row in the end.
@@ -80,7 +82,7 @@ func newChange(e *Engine, m *model) *change {
 	return &change{
 		e: e, m: m, detour: map[slotPart]uint16{}, steady: map[int]bool{}, differ: map[[2]int32]bool{},
 		bumpEndpoints: map[uint16]bool{}, keeper: map[uint32]int32{}, peers: map[uint32]*movingPeer{}, detours: map[[2]uint32]uint32{},
-		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{}, touched: map[netip.Prefix]bool{},
+		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{}, touched: map[netip.Prefix]bool{}, ownRow: map[uint16]EndpointRow{},
 	}
 }
 
@@ -346,8 +348,39 @@ func (c *change) planAddresses() {
 		c.touched[w.Prefix] = true
 		n := c.numberOnTheWay(source, class, w.peer, moved)
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
+		c.planOwn(w.Prefix, source, n)
 	}
 	c.planRemovals()
+}
+
+// planOwn does for the row of an endpoint what was done for the row of its
+// address: the kernel asks the endpoint's first.
+func (c *change) planOwn(p netip.Prefix, source, n uint32) {
+	if c.own == nil {
+		c.own = map[netip.Prefix]uint16{}
+		for id, w := range c.m.endpoints {
+			if c.e.holds(w.subject) {
+				c.own[w.subject.IPv4.Prefix], c.own[w.subject.IPv6.Prefix] = id, id
+			}
+		}
+	}
+	id, ok := c.own[p]
+	if !ok {
+		return
+	}
+	row, ok := c.ownRow[id]
+	if !ok {
+		row = c.e.state.Endpoints[id]
+	}
+	if p.Addr().Is4() && row.Peer4 == source {
+		row.Peer4 = n
+	} else if p.Addr().Is6() && row.Peer6 == source {
+		row.Peer6 = n
+	} else {
+		return
+	}
+	c.ownRow[id] = row
+	c.early = append(c.early, SetEndpoint{id, row})
 }
 
 // stays tells whether an old peer goes on as a peer of the model.

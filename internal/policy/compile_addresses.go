@@ -32,6 +32,9 @@ func (c *compiler) has(p netip.Prefix) bool {
 // an address is what the cluster says or nothing.
 func (c *compiler) prefixes() {
 	for _, a := range c.in.Addresses {
+		if !a.Prefix.IsValid() {
+			continue
+		}
 		a.Prefix = a.Prefix.Masked()
 		if have, ok := c.m.addresses.Get(a.Prefix); ok {
 			have.Address = a

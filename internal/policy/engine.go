@@ -158,8 +158,9 @@ type Engine struct {
 	setHint   uint32
 	setErr    error
 
-	cidrs    map[netip.Prefix]identity.ID
-	lastCIDR identity.ID
+	cidrs     map[netip.Prefix]identity.ID
+	cidrTaken map[identity.ID]bool
+	lastCIDR  identity.ID
 
 	peers, classes, slots *numbers
 	incarnations          map[uint16]uint32
@@ -188,10 +189,11 @@ func New(opts Options, state State) (*Engine, error) {
 	e := &Engine{
 		opts: opts, state: state.Clone(), matcher: newMatcher(), objects: map[string]*cached{},
 		byContent: map[string]uint16{}, folded: map[string]*folded{}, setHint: SetFirst,
-		cidrs: map[netip.Prefix]identity.ID{}, lastCIDR: identity.LocalCIDR,
+		cidrs: map[netip.Prefix]identity.ID{}, cidrTaken: map[identity.ID]bool{}, lastCIDR: identity.LocalCIDR,
 		peers: newNumbers(PeerFirst, PeersMax), classes: newNumbers(ClassFirst, ClassMax), slots: newNumbers(SlotOpen+1, SlotClosed),
 		incarnations: map[uint16]uint32{},
 	}
+	e.state.repair()
 	e.adopt()
 	return e, nil
 }
@@ -211,7 +213,7 @@ func (e *Engine) adopt() {
 	for p, a := range e.state.Addresses {
 		use(a.Peer)
 		if isLocalCIDR(a.Identity) {
-			e.cidrs[p] = a.Identity
+			e.cidrs[p], e.cidrTaken[a.Identity] = a.Identity, true
 			e.lastCIDR = max(e.lastCIDR, a.Identity)
 		}
 	}
@@ -409,24 +411,24 @@ func (e *Engine) cidrIdentity(p netip.Prefix) identity.ID {
 	if id, ok := e.cidrs[p]; ok {
 		return id
 	}
-	taken := make(map[identity.ID]bool, len(e.cidrs))
-	if e.lastCIDR+1 >= identity.LocalNode {
-		for _, id := range e.cidrs {
-			taken[id] = true
+	for {
+		if e.lastCIDR++; e.lastCIDR >= identity.LocalNode {
+			e.lastCIDR = identity.LocalCIDR + 1
 		}
-		e.lastCIDR = identity.LocalCIDR
+		if !e.cidrTaken[e.lastCIDR] {
+			break
+		}
 	}
-	for e.lastCIDR++; taken[e.lastCIDR]; e.lastCIDR++ {
-	}
-	e.cidrs[p] = e.lastCIDR
+	e.cidrs[p], e.cidrTaken[e.lastCIDR] = e.lastCIDR, true
 	return e.lastCIDR
 }
 
 // keepCIDRs forgets the numbers of all other prefixes.
 func (e *Engine) keepCIDRs(own map[netip.Prefix]bool) {
-	for p := range e.cidrs {
+	for p, id := range e.cidrs {
 		if !own[p] {
 			delete(e.cidrs, p)
+			delete(e.cidrTaken, id)
 		}
 	}
 }

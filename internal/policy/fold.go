@@ -219,8 +219,37 @@ func (f *folder) cut() {
 	slices.SortFunc(f.cuts, func(a, b protocolCuts) int { return int(a.protocol) - int(b.protocol) })
 }
 
-func (f *folder) at(protocol uint8, port int) answer {
-	v, items := judge(f.items, f.base, protocol, port)
+// cover sorts the items by the intervals that they speak of, so that each
+// interval is judged by those alone.
+func (f *folder) cover(c protocolCuts) [][]*item {
+	var wide []*item
+	for _, it := range f.items {
+		if it.hits(c.protocol, -1) {
+			wide = append(wide, it)
+		}
+	}
+	out := make([][]*item, len(c.starts))
+	for i := range out {
+		out[i] = wide[:len(wide):len(wide)]
+	}
+	for _, it := range f.items {
+		for _, p := range it.ports {
+			if p.all || !p.hits(c.protocol, int(p.first)) {
+				continue
+			}
+			i, _ := slices.BinarySearch(c.starts, int(p.first))
+			for ; i < len(out) && c.starts[i] <= int(p.last); i++ {
+				out[i] = append(out[i], it)
+			}
+		}
+	}
+	return out
+}
+
+func (f *folder) at(protocol uint8, port int) answer { return f.answer(f.items, protocol, port) }
+
+func (f *folder) answer(items []*item, protocol uint8, port int) answer {
+	v, items := judge(items, f.base, protocol, port)
 	a := answer{verdict: v}
 	if v == Redirect {
 		a.l7 = f.l7.number(items)
@@ -231,8 +260,9 @@ func (f *folder) at(protocol uint8, port int) answer {
 // ports adds the rows of the ports at which the answer is not that of the protocol.
 func (f *folder) ports(c protocolCuts, any answer) {
 	first, current := 0, any
-	for _, start := range c.starts {
-		a := f.at(c.protocol, start)
+	cover := f.cover(c)
+	for i, start := range c.starts {
+		a := f.answer(cover[i], c.protocol, start)
 		if a == current {
 			continue
 		}

@@ -133,12 +133,12 @@ func (d draw) policy(name string) Object {
 	case 0:
 		return Object{Kind: KindNetworkPolicy, Namespace: namespace, Name: name, Spec: d.networkPolicy()}
 	case 1:
-		r := d.rule(false)
+		r := d.rule()
 		return Object{Kind: KindCiliumNetworkPolicy, Namespace: namespace, Name: name, Spec: &ciliumv2.CiliumNetworkPolicy{Spec: &r}}
 	}
 	spec := &ciliumv2.CiliumClusterwideNetworkPolicy{}
 	for range 1 + d.n("specs", 1) {
-		spec.Specs = append(spec.Specs, d.rule(true))
+		spec.Specs = append(spec.Specs, d.rule())
 	}
 	return Object{Kind: KindCiliumClusterwideNetworkPolicy, Name: name, Spec: spec}
 }
@@ -274,10 +274,9 @@ func (d draw) cnpPorts() (ports []ciliumv2.PortProtocol, icmps []ciliumv2.ICMPRu
 	return ports, icmps
 }
 
-func (d draw) rule(clusterwide bool) ciliumv2.Rule {
+func (d draw) rule() ciliumv2.Rule {
 	subject := d.selector("subject")
 	r := ciliumv2.Rule{EndpointSelector: &subject}
-	_ = clusterwide
 	for range d.n("ingress", 2) {
 		p := d.cnpPeers()
 		ports, icmps := d.cnpPorts()

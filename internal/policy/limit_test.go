@@ -195,3 +195,64 @@ func TestADenyByAddressHoldsForAPeerKnownByIdentityAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestAStateThatCannotBeIsWrittenAgain(t *testing.T) {
+	c := sixPods()
+	c.put("p", fromLabel("web", "app", "db", "80"))
+	in := c.input()
+	in.Addresses = append(in.Addresses, Address{})
+	e, err := New(Options{}, NewState())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Update(in)
+	r := rand.New(rand.NewPCG(3, 3))
+	for range 50 {
+		kernel := e.State().Clone()
+		wreck(r, &kernel)
+		again, err := New(Options{}, kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range again.Update(in).Ops {
+			kernel.Apply(op)
+		}
+		o := newOracle(Options{}, &in)
+		for i := range in.Subjects {
+			for _, p := range probes([]uint16{in.Subjects[i].Endpoint}) {
+				if want, got := o.judge(&in.Subjects[i], p.d, p.addr, p.protocol, p.port), p.decide(&kernel); got != want {
+					t.Fatalf("%+v: got %d, want %d", p, got, want)
+				}
+			}
+		}
+	}
+}
+
+// wreck writes nonsense into some rows.
+func wreck(r *rand.Rand, s *State) {
+	for _, id := range sortedKeys(s.Endpoints) {
+		if r.IntN(2) == 0 {
+			s.Endpoints[id] = EndpointRow{Identity: identity.ID(r.Uint32()), Peer4: r.Uint32(), Peer6: r.Uint32N(40), Egress: uint16(r.Uint32()), Ingress: uint16(r.IntN(8))}
+		}
+	}
+	for _, p := range sortedKeys(s.Peers) {
+		if r.IntN(4) == 0 {
+			s.Peers[p] = r.Uint32N(10) * r.Uint32N(10000)
+		}
+	}
+	for _, id := range sortedKeys(s.IdentityPeer) {
+		if r.IntN(4) == 0 {
+			s.IdentityPeer[id] = r.Uint32()
+		}
+	}
+	for p, a := range s.Addresses {
+		if r.IntN(4) == 0 {
+			s.Addresses[p] = Entry{Identity: a.Identity, Peer: r.Uint32N(3) * r.Uint32N(200000)}
+		}
+	}
+	for _, k := range sortedKeys(s.Classes) {
+		s.Classes[k][r.IntN(8)] = uint16(r.IntN(6))
+	}
+	s.Sets[uint32(r.IntN(8))] = nil
+	s.Peers[PeersMax+5] = 3
+}

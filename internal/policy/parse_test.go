@@ -56,6 +56,7 @@ func TestWhatCannotBeUnderstoodIsQuarantinedWithAReason(t *testing.T) {
 		`{"endpointSelector":{},"ingress":[{"icmps":[{"fields":[{"type":8,"family":"IPX"}]}]}]}`:                                                      `family "IPX" is unknown`,
 		`{"endpointSelector":{},"ingress":[{"icmps":[{"fields":[{"family":"IPv6"}]}]}]}`:                                                              "type is required",
 		`{"endpointSelector":{},"ingress":[{"icmps":[{"fields":[{"type":8}]}],"toPorts":[{"ports":[{"port":"80"}]}]}]}`:                               "toPorts and icmps exclude each other",
+		`{"endpointSelector":{},"egress":[{"toFQDNs":[{"matchName":"a"}],"toEntities":["world"]}]}`:                                                   "toFQDNs excludes all other peers",
 		`{"endpointSelector":{},"ingress":[{"fromRequires":[{"matchLabels":{"a":"b"}}]}]}`:                                                            "no longer part of the language",
 		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{"matchLabels":{"k8s:":"b"}}]}]}`:                                                        "empty key",
 		`{"endpointSelector":{},"egress":[{"toEndpoints":[{}]}],"egressDeny":[{"toEndpoints":[{"matchExpressions":[{"key":"a","operator":"In"}]}]}]}`: "spec.egressDeny[0].toEndpoints[0]",

@@ -144,7 +144,7 @@ func blocks(cidrs ...string) networkingv1.NetworkPolicySpec {
 }
 
 // prepared is a kernel before a change, and the steps of the change.
-func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op, endpoints []uint16) {
+func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op, endpoints []uint16, in Input) {
 	t.Helper()
 	c := sixPods()
 	if before != nil {
@@ -160,20 +160,20 @@ func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op
 		kernel.Apply(op)
 	}
 	change(c)
-	in := c.input()
+	in = c.input()
 	out := e.Update(in)
 	if out.Err != nil || len(out.Ops) == 0 {
 		t.Fatalf("%d steps, error %v", len(out.Ops), out.Err)
 	}
-	return kernel, out.Ops, survivors(old, in)
+	return kernel, out.Ops, survivors(old, in), in
 }
 
 func TestNoStepOfAChangeGivesAThirdVerdict(t *testing.T) {
 	for _, r := range races {
 		t.Run(r.name, func(t *testing.T) {
-			kernel, ops, endpoints := prepared(t, r.before, r.change)
+			kernel, ops, endpoints, in := prepared(t, r.before, r.change)
 			before := kernel.Clone()
-			steps(t, r.name, &kernel, &before, ops, endpoints)
+			steps(t, r.name, &kernel, &before, ops, endpoints, in)
 		})
 	}
 }
@@ -181,13 +181,13 @@ func TestNoStepOfAChangeGivesAThirdVerdict(t *testing.T) {
 func TestReversedStepsAreCaught(t *testing.T) {
 	for _, r := range races {
 		t.Run(r.name, func(t *testing.T) {
-			kernel, ops, endpoints := prepared(t, r.before, r.change)
+			kernel, ops, endpoints, _ := prepared(t, r.before, r.change)
 			before, after := kernel.Clone(), kernel.Clone()
 			for _, op := range ops {
 				after.Apply(op)
 			}
 			slices.Reverse(ops)
-			if violations(&kernel, &before, &after, ops, endpoints) == "" {
+			if violations(&kernel, &before, &after, ops, endpoints, nil) == "" {
 				t.Errorf("%d steps in the opposite order give no third verdict:\n%s", len(ops), describe(ops))
 			}
 		})

@@ -52,6 +52,30 @@ func (p probe) decide(s *State) Verdict {
 	return s.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port).Verdict
 }
 
+// decideLocally looks a pod of this node up by its endpoint, as the datapath does.
+func (p probe) decideLocally(s *State, local map[netip.Addr]uint16) Verdict {
+	id, ok := local[p.addr]
+	if !ok {
+		return p.decide(s)
+	}
+	peer := s.Endpoints[id].Peer4
+	if p.addr.Is6() {
+		peer = s.Endpoints[id].Peer6
+	}
+	return s.DecidePeer(p.endpoint, p.d, peer, p.protocol, p.port).Verdict
+}
+
+// localPods are the addresses of endpoints.
+func localPods(in Input, endpoints []uint16) map[netip.Addr]uint16 {
+	out := map[netip.Addr]uint16{}
+	for _, s := range in.Subjects {
+		if slices.Contains(endpoints, s.Endpoint) {
+			out[s.IPv4.Prefix.Addr()], out[s.IPv6.Prefix.Addr()] = s.Endpoint, s.Endpoint
+		}
+	}
+	return out
+}
+
 // change draws one event.
 func (d draw) change(c *drawn) string {
 	i := d.n("which", len(c.pods)-1)
@@ -187,7 +211,7 @@ func TestEveryStepJudgesAsBeforeOrAsAfterTheChange(t *testing.T) {
 			event := d.change(c)
 			in = c.input()
 			out := e.Update(in)
-			steps(t, event, &kernel, &before, out.Ops, survivors(old, in))
+			steps(t, event, &kernel, &before, out.Ops, survivors(old, in), in)
 		}
 	})
 }
@@ -210,36 +234,40 @@ type failer interface {
 }
 
 // steps carries out the steps one by one, and judges every probe after each.
-func steps(t failer, event string, kernel, before *State, ops []Op, endpoints []uint16) {
+func steps(t failer, event string, kernel, before *State, ops []Op, endpoints []uint16, in Input) {
 	after := kernel.Clone()
 	for _, op := range ops {
 		after.Apply(op)
 	}
-	if bad := violations(kernel, before, &after, ops, endpoints); bad != "" {
+	if bad := violations(kernel, before, &after, ops, endpoints, nil); bad != "" {
 		t.Fatalf("%s: %s", event, bad)
+	}
+	kernel2 := before.Clone()
+	if bad := violations(&kernel2, before, &after, ops, endpoints, localPods(in, endpoints)); bad != "" {
+		t.Fatalf("%s, pods of this node by endpoint: %s", event, bad)
 	}
 }
 
 // violations carries out the steps and describes the first verdict that is
 // neither that of before nor that of after, or a flow that in the end keeps a
 // verdict that is no longer true: flows are judged again only when bumped.
-func violations(kernel, before, after *State, ops []Op, endpoints []uint16) string {
+func violations(kernel, before, after *State, ops []Op, endpoints []uint16, local map[netip.Addr]uint16) string {
 	all := slices.DeleteFunc(probes(endpoints), func(p probe) bool { // enough to tell sets apart
 		return !(p.protocol == protoTCP && (p.port == 80 || p.port == 70) || p.protocol == protoUDP && p.port == 53 || p.protocol == 47)
 	})
 	flows := make([]Verdict, len(all))
 	was, will := make([]Verdict, len(all)), make([]Verdict, len(all))
 	for i, p := range all {
-		was[i], will[i] = p.decide(before), p.decide(after)
+		was[i], will[i] = p.decideLocally(before, local), p.decideLocally(after, local)
 		flows[i] = was[i]
 	}
 	for n, op := range ops {
 		kernel.Apply(op)
 		for i, p := range all {
 			if p.bumpedBy(op) {
-				flows[i] = p.decide(kernel)
+				flows[i] = p.decideLocally(kernel, local)
 			}
-			if got := p.decide(kernel); got != was[i] && got != will[i] {
+			if got := p.decideLocally(kernel, local); got != was[i] && got != will[i] {
 				return fmt.Sprintf("after step %d of %d, %#v: %+v is judged %d; before it was %d, after it will be %d", n, len(ops), op, p, got, was[i], will[i])
 			}
 		}

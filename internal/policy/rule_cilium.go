@@ -169,6 +169,9 @@ func (p *cnpParser) section(s *section) error {
 	if s.ports != nil && s.icmps != nil {
 		return fmt.Errorf("%s: toPorts and icmps exclude each other", s.path)
 	}
+	if len(s.fqdns) > 0 && len(s.endpoints)+len(s.cidrs)+len(s.cidrSets)+len(s.entities)+len(s.services)+len(s.groups)+len(s.nodes) > 0 {
+		return fmt.Errorf("%s: toFQDNs excludes all other peers", s.path)
+	}
 	peers, err := p.peers(s)
 	if err != nil {
 		return err

@@ -47,6 +47,37 @@ func (s *State) Clone() State {
 	return c
 }
 
+// repair takes numbers that cannot be for those that let nothing pass, so that
+// what stands in their place is written again.
+func (s *State) repair() {
+	for p, class := range s.Peers {
+		if p >= PeersMax || class >= ClassMax {
+			delete(s.Peers, p)
+		}
+	}
+	for n := range s.Sets {
+		if n < SetFirst || n >= SetsMax {
+			delete(s.Sets, n)
+		}
+	}
+	for id, p := range s.IdentityPeer {
+		if p >= PeersMax {
+			s.IdentityPeer[id] = PeerUnknown
+		}
+	}
+	for p, e := range s.Addresses {
+		if e.Peer >= PeersMax {
+			e.Peer = PeerUnknown
+			s.Addresses[p] = e
+		}
+	}
+	for id, row := range s.Endpoints {
+		if row.Egress >= SlotsMax || row.Ingress >= SlotsMax || row.Peer4 >= PeersMax || row.Peer6 >= PeersMax {
+			s.Endpoints[id] = EndpointRow{Egress: SlotClosed, Ingress: SlotClosed}
+		}
+	}
+}
+
 // Apply carries out one step, as the kernel's tables would.
 func (s *State) Apply(op Op) {
 	switch o := op.(type) {

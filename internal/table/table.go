@@ -52,6 +52,7 @@ type state[R any] struct {
 	rev     uint64
 	rows    *iradix.Tree[*entry[R]]            // key -> entry
 	byRev   *iradix.Tree[*entry[R]]            // revision, sequence -> entry, tombstones included
+	graves  *iradix.Tree[struct{}]             // revision, sequence of the tombstones
 	indexes map[string]*iradix.Tree[*entry[R]] // index key, 0x00, key -> entry
 	changed chan struct{}                      // closed by the next commit
 }
@@ -83,7 +84,7 @@ func New[R any](o Options[R]) (*Table[R], *Writer[R]) {
 		cursors: map[*Cursor[R]]uint64{},
 		synced:  make(chan struct{}),
 		cur: &state[R]{
-			rows: iradix.New[*entry[R]](), byRev: iradix.New[*entry[R]](),
+			rows: iradix.New[*entry[R]](), byRev: iradix.New[*entry[R]](), graves: iradix.New[struct{}](),
 			indexes: idx, changed: make(chan struct{}),
 		},
 	}

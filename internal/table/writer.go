@@ -69,7 +69,7 @@ func (w *Writer[R]) Update(fn func(tx *Tx[R])) {
 	t.write.Lock()
 	defer t.write.Unlock()
 	old := t.state()
-	tx := &Tx[R]{t: t, rev: old.rev + 1, rows: old.rows.Txn(), byRev: old.byRev.Txn(), indexes: map[string]*iradix.Txn[*entry[R]]{}}
+	tx := &Tx[R]{t: t, rev: old.rev + 1, rows: old.rows.Txn(), byRev: old.byRev.Txn(), graves: old.graves.Txn(), indexes: map[string]*iradix.Txn[*entry[R]]{}}
 	for name, tree := range old.indexes {
 		tx.indexes[name] = tree.Txn()
 	}
@@ -84,30 +84,29 @@ func (w *Writer[R]) Update(fn func(tx *Tx[R])) {
 	next.rows = tx.rows.Commit()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.bury(tx.byRev)
-	next.byRev = tx.byRev.Commit()
+	t.bury(tx.byRev, tx.graves)
+	next.byRev, next.graves = tx.byRev.Commit(), tx.graves.Commit()
 	t.cur = next
 	close(old.changed)
 }
 
 // bury forgets the tombstones that every cursor has seen. The caller holds mu.
-func (t *Table[R]) bury(byRev *iradix.Txn[*entry[R]]) {
+func (t *Table[R]) bury(byRev *iradix.Txn[*entry[R]], graves *iradix.Txn[struct{}]) {
 	seen := ^uint64(0)
 	for _, rev := range t.cursors {
 		seen = min(seen, rev)
 	}
 	var dead [][]byte
-	byRev.Root().Walk(func(k []byte, e *entry[R]) bool {
+	graves.Root().Walk(func(k []byte, _ struct{}) bool {
 		if binary.BigEndian.Uint64(k) > seen {
 			return true
 		}
-		if e.deleted {
-			dead = append(dead, append([]byte(nil), k...))
-		}
+		dead = append(dead, append([]byte(nil), k...))
 		return len(dead) >= 256 // the rest waits for the next commit
 	})
 	for _, k := range dead {
 		byRev.Delete(k)
+		graves.Delete(k)
 	}
 }
 
@@ -117,6 +116,7 @@ type Tx[R any] struct {
 	rev     uint64
 	rows    *iradix.Txn[*entry[R]]
 	byRev   *iradix.Txn[*entry[R]]
+	graves  *iradix.Txn[struct{}]
 	indexes map[string]*iradix.Txn[*entry[R]]
 	dirty   bool
 }
@@ -161,6 +161,9 @@ func (tx *Tx[R]) log(e *entry[R]) {
 	tx.t.seq++
 	e.seq = tx.t.seq
 	tx.byRev.Insert(revKey(e.rev, e.seq), e)
+	if e.deleted {
+		tx.graves.Insert(revKey(e.rev, e.seq), struct{}{})
+	}
 	tx.dirty = true
 }
 

@@ -120,6 +120,19 @@ func NewCmdGet(f *command.Factory, runF func(context.Context, *GetOptions) error
 		},
 	}
 	o.Output.AddTo(cmd, command.Table, command.Wide, command.JSON, command.YAML)
+	cmd.ValidArgsFunction = command.Complete(func(ctx context.Context) ([]string, error) {
+		agent, err := f.AnyAgent(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var got rest.BPFMapList
+		err = agent.Get(ctx, rest.PathMap, nil, &got)
+		var names []string
+		for _, m := range got.Maps {
+			names = append(names, name(m))
+		}
+		return names, err
+	})
 	return cmd
 }
 

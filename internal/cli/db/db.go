@@ -92,6 +92,19 @@ func NewCmdShow(f *command.Factory, runF func(context.Context, *ShowOptions) err
 		},
 	}
 	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
+	cmd.ValidArgsFunction = command.Complete(func(ctx context.Context) ([]string, error) {
+		agent, err := f.AnyAgent(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var got []rest.TableInfo
+		err = agent.Get(ctx, rest.PathDB, nil, &got)
+		var names []string
+		for _, t := range got {
+			names = append(names, t.Name)
+		}
+		return names, err
+	})
 	return cmd
 }
 

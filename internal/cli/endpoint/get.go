@@ -44,6 +44,18 @@ func NewCmdGet(f *command.Factory, runF func(context.Context, *GetOptions) error
 		},
 	}
 	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
+	cmd.ValidArgsFunction = command.Complete(func(ctx context.Context) ([]string, error) {
+		agents, err := f.Agents(ctx)
+		if err != nil {
+			return nil, err
+		}
+		views, err := fetch(ctx, agents, nil)
+		var names []string
+		for _, v := range views {
+			names = append(names, v.pod())
+		}
+		return names, err
+	})
 	return cmd
 }
 

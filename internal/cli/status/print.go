@@ -33,7 +33,7 @@ type page struct {
 }
 
 func (p *page) line(name, color, text string) {
-	fmt.Fprintf(&p.b, "%-16s %s\n", name+":", p.s.Paint(color, text))
+	fmt.Fprintf(&p.b, "%-17s%s\n", name+":", p.s.Paint(color, text))
 }
 
 // node is one agent, check by check.
@@ -52,7 +52,7 @@ func (p *page) node(n Node) {
 		p.line(title(c.Name), colorOf(c.State), text)
 	}
 	p.pods(own.Pods)
-	p.line("Endpoints", "", states(own.Endpoints))
+	p.line("States", "", states(own.Endpoints))
 	p.line("Policies", "", fmt.Sprintf("%d, revision %d", own.Policies, own.PolicyRevision))
 	p.reach(n)
 	if len(own.Nodes) == 0 {
@@ -177,9 +177,12 @@ func states(endpoints map[string]int) string {
 
 func fraction(a, b int) string { return fmt.Sprintf("%d/%d", a, b) }
 
+// names that are not written as words are.
+var names = map[string]string{"cni": "CNI", "ipam": "IPAM", "ciliumendpoints": "CiliumEndpoints"}
+
 func title(name string) string {
-	if len(name) == 0 {
-		return name
+	if written, ok := names[name]; ok || name == "" {
+		return written
 	}
 	return strings.ToUpper(name[:1]) + name[1:]
 }

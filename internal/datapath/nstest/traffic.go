@@ -340,7 +340,7 @@ func (n *Namespace) UDPStream(dst netip.AddrPort, every time.Duration) *Stream {
 				if _, s.Err = c.Write(binary.BigEndian.AppendUint64(nil, uint64(s.Sent))); s.Err == nil {
 					s.Sent++
 					s.progress.Add(1)
-			s.progress.Add(1)
+					s.progress.Add(1)
 				}
 			}
 		}
