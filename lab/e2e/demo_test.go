@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/stentor-net/stentor/lab/internal/demo"
@@ -28,9 +29,9 @@ func (s *setup) restore() {
 		s.t.Fatal(err)
 	}
 	for _, ship := range []from{"default/xwing", "default/xwing-2", "default/tiefighter"} {
-		for _, family := range []string{"4", "6"} {
+		for _, ip := range s.vips("default", "deathstar") {
 			s.eventually(ship, 5*time.Second, probe.OK,
-				fmt.Sprintf("http://deathstar.default.svc.cluster.local/v1/request-landing#method=POST&family=%s", family))
+				fmt.Sprintf("http://%s/v1/request-landing#method=POST", netip.AddrPortFrom(ip, 80)))
 		}
 	}
 }

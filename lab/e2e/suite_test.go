@@ -69,6 +69,14 @@ func TestNative(t *testing.T) {
 	s.story(t, "agent-killed", (*setup).agentKilled)
 }
 
+func TestIPv6Only(t *testing.T) {
+	s := bringUp(t, "six", "--ip-family", "ipv6")
+	s.story(t, "demo", (*setup).demo)
+	s.story(t, "restore", (*setup).restore)
+	s.story(t, "connectivity", (*setup).connectivity)
+	s.story(t, "default-deny", (*setup).defaultDeny)
+}
+
 // TestReusedAddress has a lab of its own, where a node has so few addresses
 // that they come back soon.
 func TestReusedAddress(t *testing.T) {

@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -25,7 +27,8 @@ type dropEvent struct {
 	TCPFlags   string     `json:"tcpFlags"`
 	Source     eventParty `json:"source"`
 	Dest       eventParty `json:"destination"`
-	line       string
+	Policies   []string   `json:"policies"`
+	text       string     // the event as people read it
 }
 
 type eventParty struct {
@@ -35,40 +38,32 @@ type eventParty struct {
 	Pod      string `json:"pod"`
 }
 
-var dropArgs = []string{"monitor", "--type", "drop", "--from", namespace + "/xwing", "--port", "80", "--count", "1", "-o", "json"}
+var dropArgs = []string{"monitor", "--type", "drop", "--from", namespace + "/xwing", "--port", "80", "--count", "1"}
 
 // dropTimeout is for a monitor to start and see a drop.
 const dropTimeout = 10 * time.Second
 
 // seeDrop watches with the program that a user would use, while the xwing goes
-// on trying to reach the Death Star on the other node.
+// on trying to reach the Death Star on the other node. One monitor speaks to
+// people, the other to us.
 func (d *demo) seeDrop(ctx context.Context) (*dropEvent, error) {
 	ctx, cancel := context.WithTimeout(ctx, dropTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(d.Bin, "stentor"), dropArgs...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+d.Plan.Kubeconfig(), "NO_COLOR=1")
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 2 * time.Second
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Start(); err != nil {
+	tries, stop := context.WithCancel(ctx)
+	defer stop()
+	var knocking, watching sync.WaitGroup
+	knocking.Go(func() { d.tryLanding(tries) })
+	var text, line string
+	var errs [2]error
+	watching.Go(func() { text, errs[0] = d.monitor(ctx) })
+	watching.Go(func() { line, errs[1] = d.monitor(ctx, "-o", "json") })
+	watching.Wait()
+	stop()
+	knocking.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	tries, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		d.tryLanding(tries)
-	}()
-	err := cmd.Wait()
-	stop()
-	<-done
-	line := strings.TrimSpace(out.String())
-	if line == "" {
-		return nil, errors.Join(errors.New("stentor monitor showed none"), err, errors.New(strings.TrimSpace(errs.String())))
-	}
-	line, _, _ = strings.Cut(line, "\n")
-	e := &dropEvent{line: line}
+	e := &dropEvent{text: text}
 	if err := json.Unmarshal([]byte(line), e); err != nil {
 		return nil, fmt.Errorf("read %q: %w", line, err)
 	}
@@ -76,6 +71,22 @@ func (d *demo) seeDrop(ctx context.Context) (*dropEvent, error) {
 		return e, fmt.Errorf("an event of type %q and reason %q, want a drop by policy", e.Type, e.ReasonText)
 	}
 	return e, nil
+}
+
+// monitor returns the line in which `stentor monitor` tells of one drop.
+func (d *demo) monitor(ctx context.Context, flags ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.Bin, "stentor"), append(slices.Clone(dropArgs), flags...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+d.Plan.Kubeconfig(), "NO_COLOR=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 2 * time.Second
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	line, _, _ := strings.Cut(strings.TrimSpace(out.String()), "\n")
+	if line == "" {
+		return "", fmt.Errorf("stentor monitor showed no drop (%w): %s", errors.Join(err, ctx.Err()), strings.TrimSpace(errs.String()))
+	}
+	return line, nil
 }
 
 // tryLanding keeps the xwing knocking until ctx ends, and finishes what it began.

@@ -25,7 +25,7 @@ func (d *demo) paint(colour, text string) string {
 const (
 	wFrom = 22
 	wTo   = 24
-	wSeen = 13
+	wSeen = 15
 )
 
 // table prints what was seen; it says whether all of it was expected.
@@ -91,9 +91,13 @@ func (d *demo) printDrop(e *dropEvent, err error) {
 		fmt.Fprintf(d.Print, "%s\n", d.paint(red, fmt.Sprintf("no drop was seen: %v", err)))
 		return
 	}
-	fmt.Fprintf(d.Print, "%s\n\nOn %s a packet %s -> %s (%s %s, identities %d -> %d) was dropped: %s (%d).\n",
-		e.line, e.Node, party(e.Source), party(e.Dest), e.Protocol, e.TCPFlags,
-		e.Source.Identity, e.Dest.Identity, d.paint(bold, e.ReasonText), e.Reason)
+	by := ""
+	if len(e.Policies) > 0 {
+		by = " The pod's policies: " + strings.Join(e.Policies, ", ") + "."
+	}
+	fmt.Fprintf(d.Print, "%s\n\nOn %s a %s packet from %s (identity %d) to %s (identity %d) was dropped: %s, reason %d.%s\n",
+		e.text, e.Node, e.Protocol, party(e.Source), e.Source.Identity, party(e.Dest), e.Dest.Identity,
+		d.paint(bold, e.ReasonText), e.Reason, by)
 }
 
 func party(p eventParty) string {
