@@ -12,7 +12,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -290,6 +293,21 @@ func TestThePodsObjectIsPublishedAndRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.await("the object is gone", func() bool { return l.cluster.published("default/curl") == nil })
+}
+
+func TestObjectsOfPodsThatWentWhileNoAgentRanAreRemoved(t *testing.T) {
+	l := newLab(t).start()
+	for name, nodeIP := range map[string]string{"lost": "172.30.0.11", "elsewhere": "172.30.0.12"} {
+		p := pod(name)
+		l.cluster.mu.Lock()
+		l.cluster.stored[p.Key()] = &ciliumv2.CiliumEndpoint{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{UID: types.UID(p.UID)}}}}
+		l.cluster.mu.Unlock()
+		l.cluster.raw.Remotes.Upsert(endpoint.Remote{Namespace: p.Namespace, Name: name, PodUID: p.UID, NodeIP: netip.MustParseAddr(nodeIP), State: endpoint.StateReady})
+	}
+	l.await("the object of this node is gone", func() bool { return l.cluster.published("default/lost") == nil })
+	if l.cluster.published("default/elsewhere") == nil {
+		t.Error("the object of a pod of another node was removed")
+	}
 }
 
 func TestGarbageCollectionRemovesWhatIsNotInUse(t *testing.T) {
