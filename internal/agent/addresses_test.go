@@ -129,3 +129,22 @@ func TestNodesKeepTheirNumbers(t *testing.T) {
 		t.Errorf("after a restart: %s", d)
 	}
 }
+
+func TestAnAddressAndItsNamedPortsComeFromTheSamePod(t *testing.T) {
+	nodes := []node.Node{{Name: "n1", InternalIP: addrs("172.30.0.11"), Local: true}, {Name: "n2", InternalIP: addrs("172.30.0.12")}}
+	pod := func(name, nodeIP string, id identity.ID, state endpoint.State) endpoint.Remote {
+		return endpoint.Remote{Namespace: "default", Name: name, NodeIP: netip.MustParseAddr(nodeIP), Identity: id, IPs: addrs("10.0.2.9"), State: state}
+	}
+	for want, list := range map[string][]endpoint.Remote{
+		"b": {pod("a", "172.30.0.12", 300, endpoint.StateReady), pod("b", "172.30.0.12", 301, endpoint.StateReady)},
+		"a": {pod("a", "172.30.0.12", 300, endpoint.StateReady), pod("b", "172.30.0.12", 301, endpoint.StateWaitingToRegenerate)},
+		"c": {pod("c", "172.30.0.12", 300, endpoint.StateReady), pod("d", "172.30.0.11", 301, endpoint.StateReady), pod("e", "172.30.0.12", identity.Unknown, endpoint.StateReady)},
+	} {
+		for range 2 {
+			slices.Reverse(list)
+			if got := claims(list, nodes); len(got) != 1 || got[list[0].IPs[0]].Name != want {
+				t.Errorf("got %v, want %s", got, want)
+			}
+		}
+	}
+}
