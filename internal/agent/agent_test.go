@@ -218,6 +218,49 @@ func TestARestartAdoptsEverything(t *testing.T) {
 	}
 }
 
+func TestWhatARestartCannotRemoveKeepsItsNumberAndAddress(t *testing.T) {
+	l := newLab(t).start()
+	gone := pod("gone")
+	l.bind(gone)
+	before := l.mustAdd(gone)
+	if err := os.Remove(l.netns(gone)); err != nil {
+		t.Fatal(err)
+	}
+	l.kernel.fail("DelPodLink", errors.New("device is busy"))
+	l.restart()
+	e, ok := l.agent.endpoints.find("c-gone", "eth0")
+	if !ok || int(e.ID) != before.EndpointID {
+		t.Fatalf("its row is lost: %v", rowsOf(l.agent.tables.endpoints))
+	}
+	if _, taken := l.agent.endpoints.taken()[e.IPv4]; !taken {
+		t.Errorf("%s can be given out again", e.IPv4)
+	}
+	l.kernel.fail("DelPodLink", nil)
+	if err := l.client.Call(t.Context(), "PUT", rest.PathCNIDel, rest.CNIRequest{ContainerID: "c-gone", IfName: "eth0"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.kernel.links) != 0 || l.agent.tables.endpoints.Snapshot().Len() != 0 {
+		t.Errorf("left over: links %v, endpoints %v", l.kernel.links, rowsOf(l.agent.tables.endpoints))
+	}
+}
+
+func TestAnAddAfterOneThatCouldNotBeUndoneStartsAfresh(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl")
+	l.bind(curl)
+	l.kernel.fail("PutEndpoint", errors.New("no room"))
+	l.kernel.fail("DelPodLink", errors.New("device is busy"))
+	if _, err := l.add(curl); code(err) != rest.CNIFailed {
+		t.Fatalf("got %v", err)
+	}
+	l.kernel.fail("PutEndpoint", nil)
+	l.kernel.fail("DelPodLink", nil)
+	l.mustAdd(curl)
+	if n := l.agent.tables.endpoints.Snapshot().Len(); n != 1 || len(l.kernel.links) != 1 {
+		t.Errorf("%d endpoints, links %v", n, l.kernel.links)
+	}
+}
+
 func TestDeletionsQueuedWhileTheAgentWasAwayAreCarriedOut(t *testing.T) {
 	l := newLab(t).start()
 	curl := pod("curl")
