@@ -120,6 +120,13 @@ func TestNodesKeepTheirNumbers(t *testing.T) {
 	if !slices.Equal(index(during), []uint16{1, 2, 3}) || !slices.Equal(index(after), []uint16{1, 3}) {
 		t.Errorf("a node that goes: %v, then %v", index(during), index(after))
 	}
+	if during, _ = first.update([]node.Node{n1, n3}); !slices.Equal(index(during), []uint16{1, 2, 3}) {
+		t.Errorf("after a step that failed, addresses lead to a node without a row: %v", index(during))
+	}
+	first.settled()
+	if during, _ = first.update([]node.Node{n1, n3}); !slices.Equal(index(during), []uint16{1, 3}) {
+		t.Errorf("a node that is gone stays: %v", index(during))
+	}
 	if _, after = first.update([]node.Node{n1, n2, n3}); first.byName["n2"] == 2 || first.byName["n3"] != 3 {
 		t.Errorf("numbers %v", first.byName)
 	}

@@ -218,6 +218,24 @@ func TestARestartAdoptsEverything(t *testing.T) {
 	}
 }
 
+func TestAQueuedDeletionDoesNotHitTheNextAttachment(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl")
+	l.bind(curl)
+	l.mustAdd(curl)
+	queue := rundir.Dir(l.dir)
+	if err := queue.QueueDeletion(l.request(curl)); err != nil {
+		t.Fatal(err)
+	}
+	l.mustAdd(curl)
+	if n, err := queue.Deletions(); n != 0 || err != nil {
+		t.Errorf("%d deletions wait for a pod that runs; %v", n, err)
+	}
+	if n := l.agent.tables.endpoints.Snapshot().Len(); n != 1 {
+		t.Errorf("%d endpoints", n)
+	}
+}
+
 func TestWhatARestartCannotRemoveKeepsItsNumberAndAddress(t *testing.T) {
 	l := newLab(t).start()
 	gone := pod("gone")

@@ -114,6 +114,7 @@ func (f *enforcer) step() error {
 	if err := f.setNodes(after); err != nil {
 		return err
 	}
+	f.numbers.settled()
 	f.ids.setLocal(out.LocalIdentities)
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
