@@ -336,6 +336,20 @@ func TestTheLowerOfTwoNumbersOfALabelSetWins(t *testing.T) {
 	})
 }
 
+func TestANumberThatTheOperatorIsAboutToRemoveIsKept(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl", "app", "curl")
+	l.bind(curl)
+	id := identity.ID(l.mustAdd(curl).Identity)
+	row, _ := l.agent.tables.identities.Get(id.String())
+	row.Unused = true
+	l.cluster.raw.Identities.Upsert(row)
+	l.await("the mark is gone", func() bool {
+		row, _ := l.agent.tables.identities.Get(id.String())
+		return !row.Unused
+	})
+}
+
 func TestThePodsObjectIsPublishedAndRemoved(t *testing.T) {
 	l := newLab(t).start()
 	p := pod("curl", "app", "curl")

@@ -138,6 +138,18 @@ func (c *fakeCluster) CreateIdentity(_ context.Context, id identity.ID, labels l
 	return nil
 }
 
+func (c *fakeCluster) KeepIdentity(_ context.Context, id identity.ID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.taken[id] {
+		return ErrNotFound
+	}
+	row, _ := c.raw.Identities.Table().Get(id.String())
+	row.Unused = false
+	c.raw.Identities.Upsert(row)
+	return nil
+}
+
 func (c *fakeCluster) PublishEndpoint(_ context.Context, e *ciliumv2.CiliumEndpoint) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
