@@ -501,6 +501,11 @@ func TestObjectsThatSomebodyDeletedComeBack(t *testing.T) {
 		return ok
 	})
 	l.await("the node's object is back", func() bool { _, ok := l.agent.tables.nodes.Get("n1"); return ok })
+	l.cluster.mu.Lock()
+	if len(l.cluster.claimed) != 2 {
+		t.Errorf("the ranges of its pods are free for others: it says %v", l.cluster.claimed)
+	}
+	l.cluster.mu.Unlock()
 	if n := l.agent.tables.identities.Snapshot().Len(); n != 1 {
 		t.Errorf("%d identities", n)
 	}

@@ -43,6 +43,7 @@ type fakeCluster struct {
 	stored   map[string]*ciliumv2.CiliumEndpoint
 	machine  Machine
 	ranges   []netip.Prefix // given by the operator
+	claimed  []ciliumv2.CIDR
 	down     error
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
@@ -110,6 +111,7 @@ func (c *fakeCluster) PublishNode(_ context.Context, edit func(*ciliumv2.CiliumN
 	o := &ciliumv2.CiliumNode{}
 	edit(o)
 	c.mu.Lock()
+	c.claimed = o.Spec.IPAM.PodCIDRs
 	row := node.Node{Name: "n1", Local: true, PodCIDRs: c.ranges, InternalIP: c.machine.InternalIP}
 	c.mu.Unlock()
 	for _, a := range o.Spec.Addresses {
