@@ -15,6 +15,7 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			a := newNodeA(t, nil)
 			a.put(abi.MapSets, abi.SetKey{Prefixlen: 64, Set: 7, Protocol: 17, Port: ports(53)}, abi.SetEntry{Verdict: abi.VerdictAllow})
+			a.put(abi.MapSets, abi.SetKey{Prefixlen: 48 + 6, Set: 7, Protocol: 17}, abi.SetEntry{Verdict: abi.VerdictAllow}) // ports 0 to 1023
 			a.setCell(peerClient, slotServerIngress, 7, server.id)
 			first := between(client, server, f.six, 4000, 53, "")
 			first.udp, first.more, first.id, first.payload = true, true, 99, 64

@@ -253,16 +253,14 @@ func ports(p uint16) uint16 { return binary.NativeEndian.Uint16([]byte{byte(p >>
 
 // pod is an endpoint of a node under test.
 type pod struct {
-	id, device    int
-	identity      uint32
-	peer          uint32
-	ip4, ip6      string
-	egress, ingr  uint16 // slots
-	incarnation   uint32
-	mac, nodeMAC  [6]byte
-	notReady      bool
-	node          int
-	withoutRecord bool
+	id, device   int
+	identity     uint32
+	peer         uint32
+	ip4, ip6     string
+	egress, ingr uint16 // slots
+	incarnation  uint32
+	mac, nodeMAC [6]byte
+	notReady     bool
 }
 
 func (p pod) row() abi.Endpoint {

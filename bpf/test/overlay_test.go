@@ -80,6 +80,8 @@ func TestTunnelForgeriesAreDropped(t *testing.T) {
 		}{
 			{"outer source of nobody", remote.ip(f.six), "192.0.2.1", remote.identity, abi.ReasonUnknownSender},
 			{"outer source of this node", remote.ip(f.six), hostIP4, remote.identity, abi.ReasonUnknownSender},
+			{"outer source of another node", remote.ip(f.six), "192.168.0.3", remote.identity, abi.ReasonUnknownSender},
+			{"unknown address in another node's range", pick(f.six, "10.0.2.9", "fd00:2::9"), "192.168.0.3", remote.identity, abi.ReasonUnknownSender},
 			{"identity of another pod", remote.ip(f.six), hostBIP4, server.identity, abi.ReasonIdentityMismatch},
 			{"identity of the host", remote.ip(f.six), hostBIP4, 1, abi.ReasonIdentityMismatch},
 			{"identity 0", remote.ip(f.six), hostBIP4, 0, abi.ReasonInvalidIdentity},
@@ -92,6 +94,7 @@ func TestTunnelForgeriesAreDropped(t *testing.T) {
 		} {
 			t.Run(f.name+" "+c.what, func(t *testing.T) {
 				a := newNodeA(t, nil)
+				a.addNode(3, "192.168.0.3")
 				m := between(remote, client, f.six, 4000, 80, "S")
 				expectDelivered(t, "honest", a.run("from_overlay", m.bytes(t), good), client)
 				m.src, m.sport = c.src, 4001

@@ -15,7 +15,7 @@ func TestPodsOfOneNodeTalk(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			a := newNodeA(t, nil)
 			syn := between(client, server, f.six, 4000, 80, "S")
-			expectDelivered(t, "SYN", a.run("from_pod", syn.bytes(t), from{device: devPod1}), server)
+			expectDelivered(t, "SYN", a.run("from_pod", syn.bytes(t), from{device: devPod1, mark: 0x1234}), server)
 			back := between(server, client, f.six, 80, 4000, "SA")
 			expectDelivered(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), client)
 			ack := between(client, server, f.six, 4000, 80, "A")

@@ -79,6 +79,19 @@ func TestAddOfAPodThatDoesNotExistIsRefused(t *testing.T) {
 	}
 }
 
+func TestAStaticPodIsKnownByTheHashOfItsFile(t *testing.T) {
+	l := newLab(t).start()
+	static := pod("static")
+	static.Annotations = map[string]string{"kubernetes.io/config.hash": "hash"}
+	l.bind(static)
+	asRuntime := static
+	asRuntime.UID = "hash"
+	l.mustAdd(asRuntime)
+	if e, _ := l.agent.endpoints.find("c-static", "eth0"); e.PodUID != static.UID {
+		t.Errorf("the endpoint belongs to %q", e.PodUID)
+	}
+}
+
 func TestAddAsksToTryAgainWhileTheAPIServerIsAway(t *testing.T) {
 	l := newLab(t).start()
 	l.cluster.mu.Lock()

@@ -129,7 +129,7 @@ func (c *cni) notReadyBecause() string {
 // identity of another, or none, because a watch is late.
 func (c *cni) pod(ctx context.Context, r rest.CNIRequest) (endpoint.Pod, error) {
 	p, ok := c.tables.pods.Get(r.PodNamespace + "/" + r.PodName)
-	if ok && (r.PodUID == "" || p.UID == r.PodUID) {
+	if ok && isPod(p, r.PodUID) {
 		return p, nil
 	}
 	p, err := c.cluster.Pod(ctx, r.PodNamespace, r.PodName)
@@ -138,10 +138,17 @@ func (c *cni) pod(ctx context.Context, r rest.CNIRequest) (endpoint.Pod, error) 
 		return p, failure(rest.CNIUnknownContainer, "the pod "+r.PodNamespace+"/"+r.PodName+" does not exist", nil)
 	case err != nil:
 		return p, failure(rest.CNITryAgain, "ask for the pod", err)
-	case r.PodUID != "" && p.UID != r.PodUID:
+	case !isPod(p, r.PodUID):
 		return p, failure(rest.CNIUnknownContainer, "the pod "+p.Key()+" has been replaced by another of its name", nil)
 	}
 	return p, nil
+}
+
+// isPod tells whether the runtime means this pod by the UID. It names a static
+// pod by the hash of its file; the API's copy of it has another UID, and the
+// hash in an annotation. Older runtimes send no UID.
+func isPod(p endpoint.Pod, uid string) bool {
+	return uid == "" || p.UID == uid || p.Annotations["kubernetes.io/config.hash"] == uid
 }
 
 // identify gives the pod its labels and their number.

@@ -380,8 +380,7 @@ func (k *fakeKernel) fail(method string, err error) {
 
 // fakeEngine gives every endpoint its row, only when it differs, as the real one does.
 type fakeEngine struct {
-	rows   map[uint16]policy.EndpointRow
-	inputs chan policy.Input
+	rows map[uint16]policy.EndpointRow
 }
 
 func (e *fakeEngine) Update(in policy.Input) policy.Outcome {

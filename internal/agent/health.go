@@ -82,8 +82,11 @@ func (p *prober) step(ctx context.Context) bool {
 		p.checks.warn("health", "node "+bad+" does not answer", "traffic to its pods, perhaps", "see the list of nodes")
 		return false
 	}
+	if len(rows) == 0 {
+		return false // no node is known yet
+	}
 	p.checks.ok("health", fmt.Sprintf("%d nodes answer", len(rows)))
-	return len(rows) > 0
+	return true
 }
 
 func (p *prober) probe(ctx context.Context, n node.Node) rest.NodeHealth {

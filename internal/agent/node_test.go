@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -191,8 +190,7 @@ func (n *realNode) start() {
 type testWriter struct{ t *testing.T }
 
 func (w testWriter) Write(b []byte) (int, error) {
-	io.WriteString(os.Stderr, string(b))
-	return len(b), nil
+	return os.Stderr.Write(b)
 }
 
 func (n *realNode) await(what string, cond func() bool) {

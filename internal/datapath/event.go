@@ -37,6 +37,12 @@ type Event struct {
 	Lost                                             uint64        // events of this CPU that were lost right before this one
 }
 
+// Numbers of protocols (IANA).
+const (
+	protoICMP   = 1
+	protoICMPv6 = 58
+)
+
 // pollEvery is how long an event may wait: programs never wake the reader.
 const pollEvery = 20 * time.Millisecond
 
@@ -96,6 +102,11 @@ func decode(r *abi.Event) Event {
 		SourceIdentity: r.SourceIdentity, DestinationIdentity: r.DestinationIdentity, Peer: r.Peer, Endpoint: r.Endpoint,
 		Slot: r.Slot, Set: r.Set, Row: r.Row, Service: r.Service, CPU: r.CPU, IfIndex: r.Ifindex, Length: r.Length,
 		Generation: r.Generation, Time: time.Duration(r.Time)}
+	if e.Protocol == protoICMP || e.Protocol == protoICMPv6 {
+		typeAndCode := maps.Port(r.SourcePort)
+		e.Source = netip.AddrPortFrom(e.Source.Addr(), typeAndCode>>8)
+		e.Destination = netip.AddrPortFrom(e.Destination.Addr(), typeAndCode&0xff)
+	}
 	if r.Type == abi.EventDrop {
 		e.ReasonText = abi.ReasonText(r.Reason)
 	}

@@ -75,7 +75,7 @@ func podContainers(p *corev1.Pod) []corev1.Container {
 }
 
 // annotationDomains are those of annotations that Stentor reads.
-var annotationDomains = []string{"cilium.io/", "io.cilium", "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth", "stentor.io/"}
+var annotationDomains = []string{"cilium.io/", "io.cilium", "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth", "kubernetes.io/config.hash", "stentor.io/"}
 
 func annotations(all map[string]string) map[string]string {
 	var out map[string]string
