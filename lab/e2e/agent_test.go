@@ -173,7 +173,6 @@ func (s *setup) agentAway() {
 	start := time.Now()
 	s.apply(pod(ns, "comes", "node1"))
 	s.remove(ns, "goes")
-	s.t.Logf("a pod is deleted after %.1f s", time.Since(start).Seconds())
 	comes := s.running(ns, "comes")["comes"]
 	s.t.Logf("a pod is made after %.1f s", time.Since(start).Seconds())
 	for i, ip := range comes {
