@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/stentor-net/stentor/lab/internal/demo"
 	"github.com/stentor-net/stentor/lab/internal/probe"
 )
@@ -152,6 +154,56 @@ func (s *setup) adopted(node string, before map[string]endpoint) {
 		}
 		return true, nil
 	})
+}
+
+// agentAway: pods come and go on a node whose agent is away, and nothing of them
+// is left or missing afterwards.
+func (s *setup) agentAway() {
+	s.needsAgent()
+	ns := s.namespace("away")
+	s.apply(pod(ns, "stays", "node2") + pod(ns, "goes", "node1"))
+	pods := s.running(ns, "stays", "goes")
+	pid, err := s.agentPid("node1")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if out, err := s.output("node1", "kill", "-9", strconv.Itoa(pid)); err != nil {
+		s.t.Fatalf("kill the agent: %v: %s", err, out)
+	}
+	start := time.Now()
+	s.apply(pod(ns, "comes", "node1"))
+	s.remove(ns, "goes")
+	comes := s.running(ns, "comes")["comes"]
+	s.t.Logf("a pod is made after %.1f s", time.Since(start).Seconds())
+	for i, ip := range comes {
+		s.eventually(from(ns+"/stays"), 5*time.Second, probe.OK, web(ip))
+		s.eventually(from(ns+"/comes"), 5*time.Second, probe.OK, web(pods["stays"][i]))
+	}
+	s.wait(20*time.Second, "the pod that went to be forgotten", func(ctx context.Context) (bool, error) {
+		eps, err := s.endpoints(ctx, "node1")
+		if err != nil {
+			return false, err
+		}
+		if e, ok := eps[ns+"/goes"]; ok {
+			return false, fmt.Errorf("endpoint %+v", e)
+		}
+		_, err = s.kube.Get(ctx, "cilium.io/v2", "CiliumEndpoint", ns, "goes")
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+	out, err := s.output("node1", "ip", "-o", "link")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	eps, err := s.endpoints(context.Background(), "node1")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if n := strings.Count(out, ": stp"); n != len(eps) {
+		s.t.Errorf("node1 has %d interfaces of pods and %d endpoints:\n%s", n, len(eps), out)
+	}
 }
 
 // newPodsWork: a pod made after the restart has its network and its policy.

@@ -114,22 +114,28 @@ func (s *setup) clear(ns string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	var names []string
 	for _, p := range l.Items {
-		s.remove(ns, p.Name)
+		names = append(names, p.Name)
 	}
+	s.remove(ns, names...)
 }
 
-// remove deletes a pod at once and waits until it is gone.
-func (s *setup) remove(ns, name string) {
+// remove deletes pods at once and waits until they are gone.
+func (s *setup) remove(ns string, names ...string) {
 	s.t.Helper()
 	now := int64(0)
-	if err := s.kube.Set.CoreV1().Pods(ns).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
-		s.t.Fatal(err)
+	for _, n := range names {
+		if err := s.kube.Set.CoreV1().Pods(ns).Delete(context.Background(), n, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+			s.t.Fatal(err)
+		}
 	}
-	s.wait(20*time.Second, "pod "+name+" to go", func(ctx context.Context) (bool, error) {
-		_, err := s.kube.Set.CoreV1().Pods(ns).Get(ctx, name, metav1.GetOptions{})
-		return err != nil, nil
-	})
+	for _, n := range names {
+		s.wait(20*time.Second, "pod "+n+" to go", func(ctx context.Context) (bool, error) {
+			_, err := s.kube.Set.CoreV1().Pods(ns).Get(ctx, n, metav1.GetOptions{})
+			return err != nil, nil
+		})
+	}
 }
 
 // takeAddress makes pods until one gets the address; the others stay, so that

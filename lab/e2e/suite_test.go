@@ -56,8 +56,10 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "running-connections", (*setup).runningConnections)
 	s.story(t, "default-deny", (*setup).defaultDeny)
 	s.story(t, "namespace-labels", (*setup).namespaceLabels)
+	s.story(t, "cluster-policy", (*setup).clusterPolicy)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
+	s.story(t, "agent-away", (*setup).agentAway)
 	s.story(t, "size", (*setup).size)
 }
 

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/stentor-net/stentor/internal/abi"
+	"github.com/stentor-net/stentor/internal/policy"
 )
 
 // Endpoint is what a row says about a pod's interface; policy owns the rest of the row.
@@ -59,6 +60,8 @@ func (s *Set) PutEndpoint(e Endpoint) error {
 	r := s.row(e.ID)
 	r.Incarnation, r.MAC, r.NodeMAC = e.Incarnation, e.MAC, e.NodeMAC
 	r.IP4, r.IP6 = mapped(e.IPv4), mapped(e.IPv6)
+	// Closed in both directions until policy has said which slots it has.
+	r.Slots = policy.SlotClosed | policy.SlotClosed<<16
 	// From here on the row exists.
 	s.endpoints.store32(uint32(e.ID), 0, uint32(e.IfIndex))
 	return nil

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -38,6 +39,9 @@ With --cni bridge the demo shows a network without policies, and so fails.`,
 }
 
 func runDemo(cmd *cobra.Command, f *upFlags) error {
+	if f.options.Nodes < 2 {
+		return usageError{errors.New("the demo needs --nodes 2 or more")}
+	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	out := progress.New(os.Stderr)

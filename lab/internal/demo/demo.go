@@ -118,11 +118,11 @@ func (d *demo) show(ctx context.Context) error {
 		return d.explain(err)
 	}
 	d.Out.Step("access measured with the policy")
-	same := d.table(before, after)
 	drop, derr := d.seeDrop(ctx)
 	if derr == nil {
 		d.Out.Step("a drop seen")
 	}
+	same := d.table(before, after)
 	d.printDrop(drop, derr)
 	d.printNext()
 	if !same || inForce != nil || derr != nil {
