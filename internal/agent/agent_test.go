@@ -336,6 +336,20 @@ func TestTheLowerOfTwoNumbersOfALabelSetWins(t *testing.T) {
 	})
 }
 
+func TestANumberThatTheOperatorIsAboutToRemoveIsKept(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl", "app", "curl")
+	l.bind(curl)
+	id := identity.ID(l.mustAdd(curl).Identity)
+	row, _ := l.agent.tables.identities.Get(id.String())
+	row.Unused = true
+	l.cluster.raw.Identities.Upsert(row)
+	l.await("the mark is gone", func() bool {
+		row, _ := l.agent.tables.identities.Get(id.String())
+		return !row.Unused
+	})
+}
+
 func TestThePodsObjectIsPublishedAndRemoved(t *testing.T) {
 	l := newLab(t).start()
 	p := pod("curl", "app", "curl")
@@ -487,6 +501,11 @@ func TestObjectsThatSomebodyDeletedComeBack(t *testing.T) {
 		return ok
 	})
 	l.await("the node's object is back", func() bool { _, ok := l.agent.tables.nodes.Get("n1"); return ok })
+	l.cluster.mu.Lock()
+	if len(l.cluster.claimed) != 2 {
+		t.Errorf("the ranges of its pods are free for others: it says %v", l.cluster.claimed)
+	}
+	l.cluster.mu.Unlock()
 	if n := l.agent.tables.identities.Snapshot().Len(); n != 1 {
 		t.Errorf("%d identities", n)
 	}
