@@ -160,40 +160,46 @@ func (d *addressDeriver) apiServers() {
 }
 
 func (d *addressDeriver) remotes() {
-	byIP := map[netip.Addr]node.Node{}
-	for _, n := range d.in.Nodes {
-		for _, a := range n.InternalIP {
-			byIP[a] = n
-		}
-	}
-	// Of two that claim an address, the ready one holds, else the last by name.
-	list := slices.Clone(d.in.Remotes)
-	slices.SortFunc(list, func(a, b endpoint.Remote) int {
-		ra, rb := a.State == endpoint.StateReady, b.State == endpoint.StateReady
-		if ra != rb {
-			if ra {
-				return 1
-			}
-			return -1
-		}
-		return cmp.Compare(a.Key(), b.Key())
-	})
-	for _, r := range list {
-		n, known := byIP[r.NodeIP]
-		if n.Local || r.Identity == identity.Unknown {
-			continue
-		}
+	byIP := nodesByIP(d.in.Nodes)
+	for ip, r := range claims(d.in.Remotes, d.in.Nodes) {
 		a := Address{Source: SourceCiliumEndpoint, Namespace: r.Namespace, Name: r.Name, HostIP: r.NodeIP}
-		a.Identity, a.Flags = r.Identity, policy.AddressPod
-		if known && d.in.Index[n.Name] != 0 {
-			a.Node = d.in.Index[n.Name]
+		a.Prefix, a.Identity, a.Flags = host(ip), r.Identity, policy.AddressPod
+		if index := d.in.Index[byIP[r.NodeIP].Name]; index != 0 {
+			a.Node = index
 			a.Flags |= d.routed()
 		}
-		for _, ip := range r.IPs {
-			a.Prefix = host(ip)
-			d.put(a)
+		d.put(a)
+	}
+}
+
+func nodesByIP(nodes []node.Node) map[netip.Addr]node.Node {
+	out := map[netip.Addr]node.Node{}
+	for _, n := range nodes {
+		for _, a := range n.InternalIP {
+			out[a] = n
 		}
 	}
+	return out
+}
+
+// claims says which endpoint of another node has an address. Of two that claim
+// it, the ready one holds, else the last by name.
+func claims(remotes []endpoint.Remote, nodes []node.Node) map[netip.Addr]endpoint.Remote {
+	byIP, out := nodesByIP(nodes), map[netip.Addr]endpoint.Remote{}
+	for _, r := range remotes {
+		if r.Identity == identity.Unknown || byIP[r.NodeIP].Local {
+			continue
+		}
+		ready := r.State == endpoint.StateReady
+		for _, ip := range r.IPs {
+			old, taken := out[ip]
+			oldReady := old.State == endpoint.StateReady
+			if !taken || ready && !oldReady || ready == oldReady && r.Key() > old.Key() {
+				out[ip] = r
+			}
+		}
+	}
+	return out
 }
 
 func (d *addressDeriver) nodes() {

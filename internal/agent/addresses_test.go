@@ -120,6 +120,13 @@ func TestNodesKeepTheirNumbers(t *testing.T) {
 	if !slices.Equal(index(during), []uint16{1, 2, 3}) || !slices.Equal(index(after), []uint16{1, 3}) {
 		t.Errorf("a node that goes: %v, then %v", index(during), index(after))
 	}
+	if during, _ = first.update([]node.Node{n1, n3}); !slices.Equal(index(during), []uint16{1, 2, 3}) {
+		t.Errorf("after a step that failed, addresses lead to a node without a row: %v", index(during))
+	}
+	first.settled()
+	if during, _ = first.update([]node.Node{n1, n3}); !slices.Equal(index(during), []uint16{1, 3}) {
+		t.Errorf("a node that is gone stays: %v", index(during))
+	}
 	if _, after = first.update([]node.Node{n1, n2, n3}); first.byName["n2"] == 2 || first.byName["n3"] != 3 {
 		t.Errorf("numbers %v", first.byName)
 	}
@@ -127,5 +134,24 @@ func TestNodesKeepTheirNumbers(t *testing.T) {
 	second.update([]node.Node{n1, n3, n2})
 	if d := cmp.Diff(first.byName, second.byName); d != "" {
 		t.Errorf("after a restart: %s", d)
+	}
+}
+
+func TestAnAddressAndItsNamedPortsComeFromTheSamePod(t *testing.T) {
+	nodes := []node.Node{{Name: "n1", InternalIP: addrs("172.30.0.11"), Local: true}, {Name: "n2", InternalIP: addrs("172.30.0.12")}}
+	pod := func(name, nodeIP string, id identity.ID, state endpoint.State) endpoint.Remote {
+		return endpoint.Remote{Namespace: "default", Name: name, NodeIP: netip.MustParseAddr(nodeIP), Identity: id, IPs: addrs("10.0.2.9"), State: state}
+	}
+	for want, list := range map[string][]endpoint.Remote{
+		"b": {pod("a", "172.30.0.12", 300, endpoint.StateReady), pod("b", "172.30.0.12", 301, endpoint.StateReady)},
+		"a": {pod("a", "172.30.0.12", 300, endpoint.StateReady), pod("b", "172.30.0.12", 301, endpoint.StateWaitingToRegenerate)},
+		"c": {pod("c", "172.30.0.12", 300, endpoint.StateReady), pod("d", "172.30.0.11", 301, endpoint.StateReady), pod("e", "172.30.0.12", identity.Unknown, endpoint.StateReady)},
+	} {
+		for range 2 {
+			slices.Reverse(list)
+			if got := claims(list, nodes); len(got) != 1 || got[list[0].IPs[0]].Name != want {
+				t.Errorf("got %v, want %s", got, want)
+			}
+		}
 	}
 }

@@ -66,7 +66,7 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	a.endpoints = newEndpoints(log, o, a.own.endpoints)
 	a.cni = &cni{
 		log: log, opts: o, tables: a.tables, cluster: w.cluster, ids: a.ids, endpoints: a.endpoints,
-		ready: a.ready, restored: a.restored,
+		queue: rundir.Dir(filepath.Dir(o.SocketPath)), ready: a.ready, restored: a.restored,
 	}
 	a.monitor = newMonitor(a.tables, o.NodeName)
 	a.monitor.policiesOf = a.endpoints.policiesOf
@@ -82,9 +82,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
-	g.Go(func() error {
-		return (&hostAddresses{writer: a.own.hostAddresses, read: a.world.hostAddresses}).Run(ctx)
-	})
+	hosts := &hostAddresses{writer: a.own.hostAddresses, read: a.world.hostAddresses}
+	g.Go(func() error { return a.insist(ctx, "read addresses of the node", hosts.Run) })
 	g.Go(func() error { return a.watchAPIServer(ctx) })
 	g.Go(func() error { return a.insist(ctx, "answer probes of other nodes", a.answerProbes) })
 	g.Go(func() error { return a.insist(ctx, "serve healthz", a.serveHealthz) })
@@ -221,7 +220,7 @@ func (a *Agent) watchAPIServer(ctx context.Context) error {
 // beat shows the CNI plugin that the agent is alive, and carries out the
 // deletions that it queued.
 func (a *Agent) beat(ctx context.Context) error {
-	dir := rundir.Dir(filepath.Dir(a.opts.SocketPath))
+	dir := a.cni.queue
 	for {
 		if err := dir.Beat(); err != nil {
 			a.log.Warn("beat is not written", "error", err)

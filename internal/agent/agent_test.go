@@ -12,7 +12,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -215,6 +218,67 @@ func TestARestartAdoptsEverything(t *testing.T) {
 	}
 }
 
+func TestAQueuedDeletionDoesNotHitTheNextAttachment(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl")
+	l.bind(curl)
+	l.mustAdd(curl)
+	queue := rundir.Dir(l.dir)
+	if err := queue.QueueDeletion(l.request(curl)); err != nil {
+		t.Fatal(err)
+	}
+	l.mustAdd(curl)
+	if n, err := queue.Deletions(); n != 0 || err != nil {
+		t.Errorf("%d deletions wait for a pod that runs; %v", n, err)
+	}
+	if n := l.agent.tables.endpoints.Snapshot().Len(); n != 1 {
+		t.Errorf("%d endpoints", n)
+	}
+}
+
+func TestWhatARestartCannotRemoveKeepsItsNumberAndAddress(t *testing.T) {
+	l := newLab(t).start()
+	gone := pod("gone")
+	l.bind(gone)
+	before := l.mustAdd(gone)
+	if err := os.Remove(l.netns(gone)); err != nil {
+		t.Fatal(err)
+	}
+	l.kernel.fail("DelPodLink", errors.New("device is busy"))
+	l.restart()
+	e, ok := l.agent.endpoints.find("c-gone", "eth0")
+	if !ok || int(e.ID) != before.EndpointID {
+		t.Fatalf("its row is lost: %v", rowsOf(l.agent.tables.endpoints))
+	}
+	if _, taken := l.agent.endpoints.taken()[e.IPv4]; !taken {
+		t.Errorf("%s can be given out again", e.IPv4)
+	}
+	l.kernel.fail("DelPodLink", nil)
+	if err := l.client.Call(t.Context(), "PUT", rest.PathCNIDel, rest.CNIRequest{ContainerID: "c-gone", IfName: "eth0"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.kernel.links) != 0 || l.agent.tables.endpoints.Snapshot().Len() != 0 {
+		t.Errorf("left over: links %v, endpoints %v", l.kernel.links, rowsOf(l.agent.tables.endpoints))
+	}
+}
+
+func TestAnAddAfterOneThatCouldNotBeUndoneStartsAfresh(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl")
+	l.bind(curl)
+	l.kernel.fail("PutEndpoint", errors.New("no room"))
+	l.kernel.fail("DelPodLink", errors.New("device is busy"))
+	if _, err := l.add(curl); code(err) != rest.CNIFailed {
+		t.Fatalf("got %v", err)
+	}
+	l.kernel.fail("PutEndpoint", nil)
+	l.kernel.fail("DelPodLink", nil)
+	l.mustAdd(curl)
+	if n := l.agent.tables.endpoints.Snapshot().Len(); n != 1 || len(l.kernel.links) != 1 {
+		t.Errorf("%d endpoints, links %v", n, l.kernel.links)
+	}
+}
+
 func TestDeletionsQueuedWhileTheAgentWasAwayAreCarriedOut(t *testing.T) {
 	l := newLab(t).start()
 	curl := pod("curl")
@@ -272,6 +336,20 @@ func TestTheLowerOfTwoNumbersOfALabelSetWins(t *testing.T) {
 	})
 }
 
+func TestANumberThatTheOperatorIsAboutToRemoveIsKept(t *testing.T) {
+	l := newLab(t).start()
+	curl := pod("curl", "app", "curl")
+	l.bind(curl)
+	id := identity.ID(l.mustAdd(curl).Identity)
+	row, _ := l.agent.tables.identities.Get(id.String())
+	row.Unused = true
+	l.cluster.raw.Identities.Upsert(row)
+	l.await("the mark is gone", func() bool {
+		row, _ := l.agent.tables.identities.Get(id.String())
+		return !row.Unused
+	})
+}
+
 func TestThePodsObjectIsPublishedAndRemoved(t *testing.T) {
 	l := newLab(t).start()
 	p := pod("curl", "app", "curl")
@@ -290,6 +368,21 @@ func TestThePodsObjectIsPublishedAndRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.await("the object is gone", func() bool { return l.cluster.published("default/curl") == nil })
+}
+
+func TestObjectsOfPodsThatWentWhileNoAgentRanAreRemoved(t *testing.T) {
+	l := newLab(t).start()
+	for name, nodeIP := range map[string]string{"lost": "172.30.0.11", "elsewhere": "172.30.0.12"} {
+		p := pod(name)
+		l.cluster.mu.Lock()
+		l.cluster.stored[p.Key()] = &ciliumv2.CiliumEndpoint{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{UID: types.UID(p.UID)}}}}
+		l.cluster.mu.Unlock()
+		l.cluster.raw.Remotes.Upsert(endpoint.Remote{Namespace: p.Namespace, Name: name, PodUID: p.UID, NodeIP: netip.MustParseAddr(nodeIP), State: endpoint.StateReady})
+	}
+	l.await("the object of this node is gone", func() bool { return l.cluster.published("default/lost") == nil })
+	if l.cluster.published("default/elsewhere") == nil {
+		t.Error("the object of a pod of another node was removed")
+	}
 }
 
 func TestGarbageCollectionRemovesWhatIsNotInUse(t *testing.T) {
@@ -408,6 +501,11 @@ func TestObjectsThatSomebodyDeletedComeBack(t *testing.T) {
 		return ok
 	})
 	l.await("the node's object is back", func() bool { _, ok := l.agent.tables.nodes.Get("n1"); return ok })
+	l.cluster.mu.Lock()
+	if len(l.cluster.claimed) != 2 {
+		t.Errorf("the ranges of its pods are free for others: it says %v", l.cluster.claimed)
+	}
+	l.cluster.mu.Unlock()
 	if n := l.agent.tables.identities.Snapshot().Len(); n != 1 {
 		t.Errorf("%d identities", n)
 	}

@@ -114,6 +114,14 @@ func (c *kubeCluster) CreateIdentity(ctx context.Context, id identity.ID, labels
 	return err
 }
 
+func (c *kubeCluster) KeepIdentity(ctx context.Context, id identity.ID) error {
+	err := c.client.KeepIdentity(ctx, uint32(id))
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w: identity %d", ErrNotFound, id)
+	}
+	return err
+}
+
 func (c *kubeCluster) PublishEndpoint(ctx context.Context, e *ciliumv2.CiliumEndpoint) error {
 	return c.client.PublishEndpoint(ctx, e)
 }

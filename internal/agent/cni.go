@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/ipam"
 )
@@ -26,6 +27,7 @@ type cni struct {
 	cluster   Cluster
 	ids       *allocator
 	endpoints *endpoints
+	queue     rundir.Dir // deletions that the plugin could not hand over
 	// ready is closed once pods can be attached.
 	ready <-chan struct{}
 	// restored is closed once the endpoints of the agent before are adopted:
@@ -71,6 +73,11 @@ func (c *cni) Add(ctx context.Context, r rest.CNIRequest) (rest.CNIResult, error
 	a, err := c.identify(ctx, r, pod)
 	if err != nil {
 		return rest.CNIResult{}, err
+	}
+	// A deletion of an earlier attachment that is still queued must not hit this
+	// one; attach takes down what it was meant for.
+	if err := c.queue.ForgetDeletion(r); err != nil {
+		return rest.CNIResult{}, failure(rest.CNIFailed, "attach the pod", err)
 	}
 	e, err := c.endpoints.attach(ctx, a)
 	switch {

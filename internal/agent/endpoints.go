@@ -37,7 +37,7 @@ type endpoints struct {
 	table  *table.Table[endpoint.Endpoint]
 
 	busy    keyedMutex
-	opening sync.Mutex // an endpoint is opened or on its way out, not both
+	leaving sync.Mutex // an endpoint is opened or relabelled, or on its way out, not both
 
 	mu     sync.Mutex
 	pools  map[int]*ipam.Pool // by family
@@ -98,7 +98,7 @@ func (m *endpoints) find(containerID, ifName string) (endpoint.Endpoint, bool) {
 // An interface that is attached already is returned as it is.
 func (m *endpoints) attach(ctx context.Context, a attachment) (endpoint.Endpoint, error) {
 	if e, ok := m.find(a.ContainerID, a.IfName); ok {
-		if e.NetNS == a.NetNS && e.State != endpoint.StateDisconnecting {
+		if e.NetNS == a.NetNS && e.State != endpoint.StateDisconnecting && e.State != endpoint.StateNotReady {
 			return e, nil
 		}
 		if err := m.remove(ctx, e); err != nil { // what an interrupted ADD left
@@ -200,9 +200,9 @@ func (m *endpoints) plug(ctx context.Context, e *endpoint.Endpoint) error {
 
 // remove takes an endpoint away. What is absent already is no error.
 func (m *endpoints) remove(ctx context.Context, e endpoint.Endpoint) error {
-	m.opening.Lock()
+	m.leaving.Lock()
 	m.change(e.ID, e.Incarnation, func(row *endpoint.Endpoint) { row.State = endpoint.StateDisconnecting })
-	m.opening.Unlock()
+	m.leaving.Unlock()
 	// Flows and rows first: the address must be clean before anyone gets it.
 	if err := m.dp.RemoveEndpoint(e.ID); err != nil {
 		return fmt.Errorf("remove endpoint %d: %w", e.ID, err)
@@ -219,6 +219,20 @@ func (m *endpoints) remove(ctx context.Context, e endpoint.Endpoint) error {
 	m.mu.Unlock()
 	m.writer.Delete(fmt.Sprint(e.ID))
 	return nil
+}
+
+// evict removes an endpoint that nobody asked to remove, unless a call for its
+// container was quicker.
+func (m *endpoints) evict(ctx context.Context, e endpoint.Endpoint) error {
+	unlock, err := m.busy.lock(ctx, e.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if now, ok := m.table.Get(fmt.Sprint(e.ID)); !ok || now.Incarnation != e.Incarnation {
+		return nil
+	}
+	return m.remove(ctx, e)
 }
 
 // releaseAddresses gives back what the endpoint holds. The caller holds mu.
@@ -266,6 +280,8 @@ func (m *endpoints) waitReady(ctx context.Context, e endpoint.Endpoint) (endpoin
 
 // relabel gives an endpoint new labels and their identity.
 func (m *endpoints) relabel(e endpoint.Endpoint, labels label.Set, id identity.ID, ports []endpoint.Port) error {
+	m.leaving.Lock() // a file that is written after remove forgot it would come back at a restart
+	defer m.leaving.Unlock()
 	var row endpoint.Endpoint
 	found := m.change(e.ID, e.Incarnation, func(r *endpoint.Endpoint) {
 		r.Labels, r.Identity, r.Ports = labels, id, ports

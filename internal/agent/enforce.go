@@ -106,7 +106,7 @@ func (f *enforcer) step() error {
 	}
 	rows := f.deriveAddresses(subjects, nodes)
 	f.addresses.Replace(rows, func(a, b Address) bool { return a == b })
-	out := f.engine.Update(f.input(subjects, rows))
+	out := f.engine.Update(f.input(subjects, nodes, rows))
 	if err := f.dp.ApplyPolicy(out.Ops); err != nil {
 		f.engine = nil // what the kernel has now is not what the engine thinks
 		return fmt.Errorf("carry out policy: %w", err)
@@ -114,6 +114,7 @@ func (f *enforcer) step() error {
 	if err := f.setNodes(after); err != nil {
 		return err
 	}
+	f.numbers.settled()
 	f.ids.setLocal(out.LocalIdentities)
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
@@ -187,7 +188,7 @@ func (f *enforcer) deriveAddresses(subjects []endpoint.Endpoint, nodes []node.No
 	})
 }
 
-func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.Input {
+func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows []Address) policy.Input {
 	in := policy.Input{
 		Identities: f.ids.known(),
 		Namespaces: map[string]map[string]string{},
@@ -198,11 +199,9 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.In
 	for id, labels := range reservedLabels(rows, service.APIServers(f.tables.slices.Snapshot())) {
 		in.Identities[id] = labels
 	}
-	for _, r := range f.tables.remotes.Snapshot().All() {
-		for _, ip := range r.IPs {
-			if len(r.Ports) > 0 {
-				in.Ports[ip] = r.Ports
-			}
+	for ip, r := range claims(rowsOf(f.tables.remotes), nodes) {
+		if len(r.Ports) > 0 {
+			in.Ports[ip] = r.Ports
 		}
 	}
 	for _, n := range f.tables.namespaces.Snapshot().All() {
@@ -220,6 +219,8 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, rows []Address) policy.In
 			return policy.Address{Prefix: host(a), Identity: e.Identity, Node: localNode, Flags: policy.AddressPod}
 		}
 		s.IPv4, s.IPv6 = own(e.IPv4), own(e.IPv6)
+		delete(in.Ports, e.IPv4) // of a pod elsewhere that had the address before
+		delete(in.Ports, e.IPv6)
 		in.Subjects = append(in.Subjects, s)
 		in.Identities[e.Identity] = e.Labels // also if its object was deleted by mistake
 	}

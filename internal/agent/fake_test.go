@@ -43,6 +43,7 @@ type fakeCluster struct {
 	stored   map[string]*ciliumv2.CiliumEndpoint
 	machine  Machine
 	ranges   []netip.Prefix // given by the operator
+	claimed  []ciliumv2.CIDR
 	down     error
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
@@ -110,6 +111,7 @@ func (c *fakeCluster) PublishNode(_ context.Context, edit func(*ciliumv2.CiliumN
 	o := &ciliumv2.CiliumNode{}
 	edit(o)
 	c.mu.Lock()
+	c.claimed = o.Spec.IPAM.PodCIDRs
 	row := node.Node{Name: "n1", Local: true, PodCIDRs: c.ranges, InternalIP: c.machine.InternalIP}
 	c.mu.Unlock()
 	for _, a := range o.Spec.Addresses {
@@ -135,6 +137,18 @@ func (c *fakeCluster) CreateIdentity(_ context.Context, id identity.ID, labels l
 	if !c.noCreate {
 		c.raw.Identities.Upsert(identity.Identity{ID: id, Labels: labels})
 	}
+	return nil
+}
+
+func (c *fakeCluster) KeepIdentity(_ context.Context, id identity.ID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.taken[id] {
+		return ErrNotFound
+	}
+	row, _ := c.raw.Identities.Table().Get(id.String())
+	row.Unused = false
+	c.raw.Identities.Upsert(row)
 	return nil
 }
 

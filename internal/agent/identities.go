@@ -80,13 +80,13 @@ func (a *allocator) ensure(ctx context.Context, labels label.Set, preferred iden
 		return 0, fmt.Errorf("wait for identities: %w", err)
 	}
 	if id, ok := a.lookup(labels); ok {
-		return id, nil
+		return id, a.keep(ctx, id)
 	}
 	a.making.Lock()
 	defer a.making.Unlock()
 	for {
 		if id, ok := a.lookup(labels); ok {
-			return id, nil
+			return id, a.keep(ctx, id)
 		}
 		id, err := a.free(preferred)
 		preferred = 0 // once
@@ -111,6 +111,18 @@ func (a *allocator) ensure(ctx context.Context, labels label.Set, preferred iden
 			return 0, fmt.Errorf("create identity %d: %w", id, err)
 		}
 	}
+}
+
+// keep tells the operator that a number is in use which it is about to remove.
+// If it was quicker the call fails, and the next one makes another number.
+func (a *allocator) keep(ctx context.Context, id identity.ID) error {
+	if row, _ := a.table.Get(id.String()); !row.Unused {
+		return nil
+	}
+	if err := a.cluster.KeepIdentity(ctx, id); err != nil {
+		return fmt.Errorf("keep identity %d: %w", id, err)
+	}
+	return nil
 }
 
 // free picks a number at random, so that agents that create at the same time

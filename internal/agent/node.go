@@ -91,7 +91,7 @@ func (n *nodeAgent) ask(ctx context.Context) (place, error) {
 	if err != nil {
 		return place{}, fmt.Errorf("read the Node object: %w", err)
 	}
-	if err := n.publish(ctx, m, nil); err != nil {
+	if err := n.publish(ctx, m, place{}); err != nil {
 		return place{}, err
 	}
 	p := place{InternalIP: m.InternalIP, PodCIDRs: n.enabled(m.PodCIDRs)}
@@ -134,8 +134,9 @@ func (n *nodeAgent) complete(ranges []netip.Prefix) bool {
 }
 
 // publish stores what this node says about itself. Ranges are left to the
-// operator unless they come from Kubernetes.
-func (n *nodeAgent) publish(ctx context.Context, m Machine, routers []netip.Addr) error {
+// operator unless they come from Kubernetes, or somebody deleted the object that
+// had them: pods have addresses of theirs, so no other node may get them.
+func (n *nodeAgent) publish(ctx context.Context, m Machine, p place) error {
 	err := n.cluster.PublishNode(ctx, func(o *ciliumv2.CiliumNode) {
 		o.Labels = m.Labels
 		if m.UID != "" {
@@ -150,18 +151,25 @@ func (n *nodeAgent) publish(ctx context.Context, m Machine, routers []netip.Addr
 		}
 		add(ciliumv2.AddressInternalIP, m.InternalIP)
 		add(ciliumv2.AddressExternalIP, m.ExternalIP)
-		add(ciliumv2.AddressCiliumInternalIP, routers)
-		if n.opts.IPAM == IPAMKubernetes {
-			o.Spec.IPAM.PodCIDRs = nil
-			for _, r := range n.enabled(m.PodCIDRs) {
-				o.Spec.IPAM.PodCIDRs = append(o.Spec.IPAM.PodCIDRs, ciliumv2.CIDR(r.String()))
-			}
+		add(ciliumv2.AddressCiliumInternalIP, p.routers())
+		switch {
+		case n.opts.IPAM == IPAMKubernetes:
+			o.Spec.IPAM.PodCIDRs = cidrs(n.enabled(m.PodCIDRs))
+		case len(o.Spec.IPAM.PodCIDRs) == 0:
+			o.Spec.IPAM.PodCIDRs = cidrs(p.PodCIDRs)
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("publish the node: %w", err)
 	}
 	return nil
+}
+
+func cidrs(ranges []netip.Prefix) (out []ciliumv2.CIDR) {
+	for _, r := range ranges {
+		out = append(out, ciliumv2.CIDR(r.String()))
+	}
+	return out
 }
 
 // run keeps the published node as the Node object is, and watches over the ranges.
@@ -206,7 +214,7 @@ func (n *nodeAgent) confirm(ctx context.Context, p place) error {
 	if err != nil {
 		return fmt.Errorf("read the Node object: %w", err)
 	}
-	if err := n.publish(ctx, m, p.routers()); err != nil {
+	if err := n.publish(ctx, m, p); err != nil {
 		return err
 	}
 	now := n.enabled(m.PodCIDRs)

@@ -18,12 +18,13 @@ const maxNodes = 8192
 type numbering struct {
 	byName map[string]uint16
 	rows   map[uint16]NodeRow
+	gone   map[uint16]NodeRow    // of nodes that are gone, until addresses no longer lead to them
 	found  map[netip.Addr]uint16 // underlay -> number, before the restart
 	last   uint16
 }
 
 func newNumbering(found []NodeRow) *numbering {
-	n := &numbering{byName: map[string]uint16{}, rows: map[uint16]NodeRow{}, found: map[netip.Addr]uint16{}, last: localNode}
+	n := &numbering{byName: map[string]uint16{}, rows: map[uint16]NodeRow{}, gone: map[uint16]NodeRow{}, found: map[netip.Addr]uint16{}, last: localNode}
 	for _, r := range found {
 		if !r.Local && r.Index > localNode {
 			n.found[r.Underlay] = r.Index
@@ -34,7 +35,7 @@ func newNumbering(found []NodeRow) *numbering {
 }
 
 // update numbers the nodes. It returns the rows to hold while addresses change
-// (old and new nodes), and those to hold after that.
+// (old and new nodes), and those to hold after that, when settled must be called.
 func (n *numbering) update(nodes []node.Node) (during, after []NodeRow) {
 	nodes = slices.Clone(nodes)
 	slices.SortFunc(nodes, func(a, b node.Node) int { return compareText(a.Name, b.Name) })
@@ -42,16 +43,15 @@ func (n *numbering) update(nodes []node.Node) (during, after []NodeRow) {
 	for _, x := range nodes {
 		wanted[x.Name] = true
 	}
-	gone := map[uint16]NodeRow{}
 	for name, i := range n.byName {
 		if !wanted[name] {
-			gone[i] = n.rows[i]
+			n.gone[i] = n.rows[i]
 			delete(n.byName, name)
 			delete(n.rows, i)
 		}
 	}
 	for _, x := range nodes {
-		i := n.number(x, gone)
+		i := n.number(x)
 		if i == 0 {
 			continue // more nodes than there are numbers: without one it is not reached
 		}
@@ -60,7 +60,7 @@ func (n *numbering) update(nodes []node.Node) (during, after []NodeRow) {
 		after = append(after, row)
 	}
 	during = slices.Clone(after)
-	for _, row := range gone {
+	for _, row := range n.gone {
 		during = append(during, row)
 	}
 	slices.SortFunc(after, byIndex)
@@ -68,13 +68,17 @@ func (n *numbering) update(nodes []node.Node) (during, after []NodeRow) {
 	return during, after
 }
 
-func (n *numbering) number(x node.Node, gone map[uint16]NodeRow) uint16 {
+// settled says that no address leads to nodes that are gone any more: their
+// numbers may come back. A step that failed before asks for the same rows again.
+func (n *numbering) settled() { clear(n.gone) }
+
+func (n *numbering) number(x node.Node) uint16 {
 	if i, ok := n.byName[x.Name]; ok {
 		return i
 	}
 	free := func(i uint16) bool {
 		_, used := n.rows[i]
-		_, resting := gone[i]
+		_, resting := n.gone[i]
 		return !used && !resting
 	}
 	i := uint16(0)

@@ -46,6 +46,8 @@ type Cluster interface {
 	PublishNode(ctx context.Context, edit func(*ciliumv2.CiliumNode)) error
 	// CreateIdentity stores labels under a number. It fails with ErrTaken.
 	CreateIdentity(ctx context.Context, id identity.ID, labels label.Set) error
+	// KeepIdentity tells the operator that a number is in use. It fails with ErrNotFound.
+	KeepIdentity(ctx context.Context, id identity.ID) error
 	// PublishEndpoint creates or changes the CiliumEndpoint of a pod.
 	PublishEndpoint(ctx context.Context, e *ciliumv2.CiliumEndpoint) error
 	// DeleteEndpoint removes the CiliumEndpoint of the pod with the UID, if there is one.

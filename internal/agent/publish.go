@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,11 +89,12 @@ func (p *publisher) step(ctx context.Context) error {
 		}
 		p.stored[key] = want
 	}
-	for key, old := range p.stored {
+	for key, uid := range p.left(self) {
 		if _, ok := wanted[key]; ok {
 			continue
 		}
-		if err := p.cluster.DeleteEndpoint(ctx, old.Namespace, old.Name, string(old.OwnerReferences[0].UID)); err != nil {
+		namespace, name, _ := strings.Cut(key, "/")
+		if err := p.cluster.DeleteEndpoint(ctx, namespace, name, uid); err != nil {
 			keep(err)
 			continue
 		}
@@ -100,6 +102,23 @@ func (p *publisher) step(ctx context.Context) error {
 		delete(p.seen, key)
 	}
 	return first
+}
+
+// left are the objects of this node with the UIDs of their pods: those that this
+// agent wrote, and those of agents before it. Where one of those stays after its
+// pod lost its interface while no agent ran, two objects claim an address as
+// soon as it has another owner.
+func (p *publisher) left(self node.Node) map[string]string {
+	out := map[string]string{}
+	for key, r := range p.tables.remotes.Snapshot().All() {
+		if r.PodUID != "" && r.NodeIP.IsValid() && r.NodeIP == self.Underlay() {
+			out[key] = r.PodUID
+		}
+	}
+	for key, o := range p.stored {
+		out[key] = string(o.OwnerReferences[0].UID)
+	}
+	return out
 }
 
 // forgetDeleted notes which objects somebody has deleted, so that they are made again.

@@ -60,8 +60,8 @@ func (m *endpoints) realize(subjects []endpoint.Endpoint, out policy.Outcome) (c
 // enable opens an endpoint in the kernel, unless it is being removed: then its
 // id must not come back to life.
 func (m *endpoints) enable(e endpoint.Endpoint) error {
-	m.opening.Lock()
-	defer m.opening.Unlock()
+	m.leaving.Lock()
+	defer m.leaving.Unlock()
 	row, ok := m.table.Get(fmt.Sprint(e.ID))
 	if !ok || row.Incarnation != e.Incarnation || !waits(row.State) {
 		return nil

@@ -35,7 +35,7 @@ func (m *endpoints) restore(ctx context.Context) error {
 		e := s.Endpoint
 		if why := m.adopt(ctx, s, kernel[e.ID]); why != "" {
 			m.log.Info("endpoint is gone", "endpoint", e.ID, "pod", e.PodKey(), "reason", why)
-			if err := m.remove(ctx, e); err != nil {
+			if err := m.discard(ctx, e); err != nil {
 				m.log.Warn("endpoint is not removed", "endpoint", e.ID, "error", err)
 			}
 		} else {
@@ -79,6 +79,18 @@ func (m *endpoints) adopt(ctx context.Context, s savedEndpoint, found EndpointBa
 	return ""
 }
 
+// discard removes an endpoint that is not adopted. Until that worked it keeps its
+// id and its addresses: what is left of it in the kernel still has them, and DEL
+// or the sweeper try again.
+func (m *endpoints) discard(ctx context.Context, e endpoint.Endpoint) error {
+	if err := m.reclaim(e); err != nil {
+		m.log.Warn("addresses of an endpoint are taken", "endpoint", e.ID, "error", err)
+	}
+	e.State, e.Error = endpoint.StateNotReady, "not adopted"
+	m.writer.Upsert(e)
+	return m.remove(ctx, e)
+}
+
 // reclaim takes the endpoint's addresses out of the pools.
 func (m *endpoints) reclaim(e endpoint.Endpoint) error {
 	m.mu.Lock()
@@ -100,13 +112,7 @@ func (m *endpoints) collect(ctx context.Context, inUse map[string]bool) error {
 		if inUse[e.ContainerID+"/"+e.ContainerIfName] {
 			continue
 		}
-		unlock, err := m.busy.lock(ctx, e.ContainerID)
-		if err != nil {
-			return err
-		}
-		err = m.remove(ctx, e)
-		unlock()
-		if err != nil {
+		if err := m.evict(ctx, e); err != nil {
 			return err
 		}
 	}

@@ -39,15 +39,11 @@ func (s *sweeper) step(ctx context.Context) {
 		if s.missing[e.ID] != e.Incarnation {
 			continue
 		}
-		unlock, err := s.endpoints.busy.lock(ctx, e.ContainerID)
-		if err != nil {
-			return
+		if err := s.endpoints.evict(ctx, e); err != nil {
+			s.log.Warn("endpoint without network namespace is not removed", "endpoint", e.ID, "pod", e.PodKey(), "error", err)
+		} else {
+			s.log.Info("endpoint without network namespace is removed", "endpoint", e.ID, "pod", e.PodKey())
 		}
-		if now, ok := s.endpoints.find(e.ContainerID, e.ContainerIfName); ok && now.Incarnation == e.Incarnation {
-			err = s.endpoints.remove(ctx, e)
-		}
-		unlock()
-		s.log.Info("endpoint without network namespace is removed", "endpoint", e.ID, "pod", e.PodKey(), "error", err)
 	}
 	s.missing = missing
 }

@@ -13,6 +13,7 @@ import (
 // the raw table `ciliumendpoints`. Those of this node are among them.
 type Remote struct {
 	Namespace, Name string
+	PodUID          string     // of the pod that owns it, "" if none does
 	NodeIP          netip.Addr // of the node that has it
 	Identity        identity.ID
 	IPs             []netip.Addr

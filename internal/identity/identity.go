@@ -41,6 +41,9 @@ func (id ID) String() string { return strconv.FormatUint(uint64(id), 10) }
 type Identity struct {
 	ID     ID
 	Labels label.Set
+	// Unused says that the operator found nobody who uses the number, and will
+	// remove it unless somebody does.
+	Unused bool
 }
 
 // Namespace is a Kubernetes namespace: a row of the raw table `namespaces`.

@@ -27,7 +27,7 @@ func ReflectEndpoints(ctx context.Context, c *Client, w *table.Writer[endpoint.R
 
 // EndpointRow converts a CiliumEndpoint. Without an identity its number is 0.
 func EndpointRow(o *ciliumv2.CiliumEndpoint) endpoint.Remote {
-	row := endpoint.Remote{Namespace: o.Namespace, Name: o.Name, State: endpoint.State(o.Status.State)}
+	row := endpoint.Remote{Namespace: o.Namespace, Name: o.Name, PodUID: string(ownerUID(o)), State: endpoint.State(o.Status.State)}
 	if id := o.Status.Identity; id != nil {
 		row.Identity = identity.ID(id.ID)
 	}

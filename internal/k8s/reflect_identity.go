@@ -37,7 +37,8 @@ func IdentityRow(o *ciliumv2.CiliumIdentity) (identity.Identity, bool) {
 		l.Value = v
 		labels = append(labels, l)
 	}
-	return identity.Identity{ID: identity.ID(n), Labels: label.NewSet(labels...)}, true
+	_, unused := o.Annotations[AnnotationUnused]
+	return identity.Identity{ID: identity.ID(n), Labels: label.NewSet(labels...), Unused: unused}, true
 }
 
 // allocated says whether the cluster, or one of its mesh, gave out the number.

@@ -58,10 +58,6 @@ func (m *matched) clear(i int32) {
 	}
 }
 
-func (m *matched) has(i int32) bool {
-	return int(i>>6) < len(m.bits) && m.bits[i>>6]&(1<<(i&63)) != 0
-}
-
 // each calls f for every index, in order.
 func (m *matched) each(f func(int32)) {
 	for w, word := range m.bits {

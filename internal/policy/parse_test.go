@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/label"
 )
 
 // parseCNP parses the spec of a CiliumNetworkPolicy in namespace red.
@@ -202,5 +203,30 @@ func checkObject(t *testing.T, o Object) {
 	}
 	if again := e.Update(in); len(again.Ops) > 0 {
 		t.Errorf("the same input again gives %d steps", len(again.Ops))
+	}
+}
+
+func TestAPolicyOfANamespaceSelectsNoPodsOfOthers(t *testing.T) {
+	other := label.NewSet(label.Label{Source: label.SourceK8s, Key: label.KeyNamespace, Value: "blue"}, label.Label{Source: label.SourceK8s, Key: "app", Value: "db"})
+	unlabelled := label.NewSet(label.Label{Source: label.SourceReserved, Key: "init"})
+	for selector, wantInit := range map[string]bool{
+		`{}`:                           false,
+		`{"matchLabels":{"app":"db"}}`: false,
+		`{"matchLabels":{"k8s:io.kubernetes.pod.namespace":"blue"}}`:                      false,
+		`{"matchLabels":{"reserved:init":""}}`:                                            true,
+		`{"matchExpressions":[{"key":"reserved:init","operator":"Exists"}]}`:              true,
+		`{"matchExpressions":[{"key":"reserved:init","operator":"DoesNotExist"}]}`:        false,
+		`{"matchExpressions":[{"key":"reserved:init","operator":"NotIn","values":[""]}]}`: false,
+	} {
+		p := parseCNP(t, `{"endpointSelector":`+selector+`,"ingress":[{"fromEntities":["all"]}]}`)
+		if p.err != nil || len(p.rules) != 1 {
+			t.Fatalf("%s: %+v", selector, p)
+		}
+		if p.rules[0].subject.matches(other) {
+			t.Errorf("%s: a policy of red selects a pod of blue", selector)
+		}
+		if got := p.rules[0].subject.matches(unlabelled); got != wantInit {
+			t.Errorf("%s: selects pods without labels: %t, want %t", selector, got, wantInit)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 )
 
@@ -269,8 +270,8 @@ func (p *cnpParser) uncarriedPeers(s *section) bool {
 
 // scopeSubject confines a subject to the namespace of the policy.
 func (p *cnpParser) scopeSubject(t term) term {
-	if p.namespace == "" || t.has("init") && t.hasSource(label.SourceReserved) {
-		return t
+	if p.namespace == "" || t.wants(label.SourceReserved, identity.LabelInit) {
+		return t // a pod without labels has no namespace either
 	}
 	kept := t[:0:0]
 	for _, r := range t { // a subject is never in another namespace, whatever the policy says

@@ -81,7 +81,14 @@ func (t term) hasSource(source string) bool {
 	return slices.ContainsFunc(t, func(r requirement) bool { return r.source == source })
 }
 
-// key is equal for equal terms, whatever the order of their requirements.
+// wants tells whether only sets with the label can match.
+func (t term) wants(source, key string) bool {
+	return slices.ContainsFunc(t, func(r requirement) bool {
+		return r.source == source && r.key == key && (r.op == opIn || r.op == opExists)
+	})
+}
+
+// canonical is equal for equal terms, whatever the order of their requirements.
 func (t term) canonical() string {
 	parts := make([]string, len(t))
 	for i := range t {

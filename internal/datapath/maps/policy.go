@@ -149,19 +149,22 @@ func (p *Policy) writeSet(o policy.WriteSet) error {
 	if o.Set < policy.SetFirst {
 		return fmt.Errorf("set %d has no rows: it ends the lookup at the cell", o.Set)
 	}
-	var keys []abi.SetKey
+	keys := make([]abi.SetKey, 0, len(o.Rows))
 	for _, r := range o.Rows {
-		k := setKeyOf(o.Set, r)
-		if err := p.sets.Put(k, abi.SetEntry{Verdict: uint8(r.Verdict), ProxyPort: swap(r.ProxyPort), L7: r.L7, Row: r.Row}); err != nil {
+		keys = append(keys, setKeyOf(o.Set, r))
+	}
+	stale := slices.DeleteFunc(p.keys[o.Set], func(k abi.SetKey) bool { return slices.Contains(keys, k) })
+	// Noted ahead: what a step that fails half-way has written must be found by
+	// the next owner of the number, or it would answer for it.
+	p.keys[o.Set] = slices.Concat(keys, stale)
+	for i, r := range o.Rows {
+		if err := p.sets.Put(keys[i], abi.SetEntry{Verdict: uint8(r.Verdict), ProxyPort: swap(r.ProxyPort), L7: r.L7, Row: r.Row}); err != nil {
 			return fmt.Errorf("row %d: %w", r.Row, err)
 		}
-		keys = append(keys, k)
 	}
-	for _, old := range p.keys[o.Set] {
-		if !slices.Contains(keys, old) {
-			if err := absentIsFine(p.sets.Delete(old)); err != nil {
-				return err
-			}
+	for _, k := range stale {
+		if err := absentIsFine(p.sets.Delete(k)); err != nil {
+			return err
 		}
 	}
 	p.keys[o.Set] = keys

@@ -278,3 +278,27 @@ func ExampleStepError() {
 	fmt.Println(k.Apply([]policy.Op{policy.WriteClass{Class: 1}, policy.SetPeer{Peer: 99, Class: 1}}))
 	// Output: step 1 (policy.SetPeer {Peer:99 Class:1}): only 64 peers are possible
 }
+
+func TestRowsOfASetThatCouldNotBeWrittenWholeAreNotInherited(t *testing.T) {
+	k := newFake()
+	full := errors.New("no space left")
+	k.sets.before = func(any) {
+		if len(k.sets.rows) == 1 {
+			k.sets.fail = full
+		}
+	}
+	port := func(n uint16, v policy.Verdict) policy.SetRow {
+		return policy.SetRow{Protocol: 6, Port: n, PortBits: 16, Verdict: v, Row: n}
+	}
+	err := k.Apply([]policy.Op{policy.WriteSet{Set: 5, Rows: []policy.SetRow{port(80, policy.Allow), port(81, policy.Allow)}}})
+	if !errors.Is(err, full) {
+		t.Fatalf("got %v, want %v", err, full)
+	}
+	k.sets.before, k.sets.fail = nil, nil
+	if err := k.Apply([]policy.Op{policy.WriteSet{Set: 5, Rows: []policy.SetRow{port(443, policy.Allow)}}}); err != nil {
+		t.Fatal(err)
+	}
+	if len(k.sets.rows) != 1 {
+		t.Errorf("the next set of the number has rows of the one before: %v", k.sets.rows)
+	}
+}

@@ -5,6 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -112,7 +113,7 @@ func (s *Set) SetFrontends(list []service.Frontend) error {
 	return errors.Join(errs...)
 }
 
-func (v *services) put(k abi.ServiceKey, f service.Frontend) error {
+func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 	old, exists := v.known[k]
 	row := abi.Service{First: old.row.First, Count: uint32(len(f.Backends)), Affinity: f.AffinitySeconds, ID: old.row.ID}
 	if f.Type == "" || f.Type == "ClusterIP" {
@@ -122,19 +123,26 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) error {
 	if !moved && row == old.row {
 		return nil
 	}
+	var taken run
+	defer func() { // a service that fails is tried again and again: what it took must come back
+		if err != nil {
+			v.resting = append(v.resting, taken)
+		}
+	}()
 	if moved {
 		first, err := v.place(f)
 		if err != nil {
 			return err
 		}
 		row.First = uint32(first)
+		taken.first, taken.count = first, len(f.Backends)
 	}
 	if !exists {
 		id, err := v.newID()
 		if err != nil {
 			return err
 		}
-		row.ID = uint16(id)
+		row.ID, taken.id = uint16(id), id
 		if err := v.vips.Put(uint32(id), abi.ServiceVIP{VIP: k.VIP, Port: k.Port, Protocol: k.Protocol}); err != nil {
 			return err
 		}
@@ -225,6 +233,19 @@ func (v *services) release() {
 		}
 	}
 	v.resting = nil
+	v.forgetBackends()
+}
+
+// forgetBackends drops the names of backends that no service has any more.
+// Their numbers do not come back.
+func (v *services) forgetBackends() {
+	live := make(map[backendName]bool, len(v.ids32))
+	for k, e := range v.known {
+		for _, b := range e.backends {
+			live[backendName{b, k.Protocol}] = true
+		}
+	}
+	maps.DeleteFunc(v.ids32, func(n backendName, _ uint32) bool { return !live[n] })
 }
 
 // SettleServices frees the rows of services that changed; off the hot path,

@@ -54,8 +54,18 @@ type Options struct {
 	StateRoot   string   `json:"stateRoot"`   // default /var/lib/stentor-lab
 }
 
+// What the names of a lab's cgroup and network namespaces start with, before
+// the lab's own name.
+const (
+	CgroupPrefix = "stentor-lab-"
+	NetNSPrefix  = "st-"
+)
+
 // DefaultStateRoot is where labs keep their files, one folder each.
 const DefaultStateRoot = "/var/lib/stentor-lab"
+
+// ValidName tells whether a lab may have the name.
+func ValidName(name string) bool { return nameRE.MatchString(name) }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$`)
 
@@ -79,7 +89,7 @@ func (o Options) WithDefaults() Options {
 }
 
 func (o Options) validate() error {
-	if !nameRE.MatchString(o.Name) {
+	if !ValidName(o.Name) {
 		return fmt.Errorf("--name %q: want 1 to 20 of a-z, 0-9 and '-', with a letter or digit at both ends", o.Name)
 	}
 	if o.Nodes < 1 || o.Nodes > MaxNodes {
@@ -140,9 +150,9 @@ func New(o Options) (*Plan, error) {
 	p := &Plan{
 		Options:   o,
 		Dir:       filepath.Join(o.StateRoot, o.Name),
-		Cgroup:    "stentor-lab-" + o.Name,
-		FabricNS:  "st-" + o.Name + "-fabric",
-		OutsideNS: "st-" + o.Name + "-outside",
+		Cgroup:    CgroupPrefix + o.Name,
+		FabricNS:  NetNSPrefix + o.Name + "-fabric",
+		OutsideNS: NetNSPrefix + o.Name + "-outside",
 	}
 	p.Fabric = p.family("172.30.0.1/24", "fd00:30::1/64")
 	p.OutsideGW = p.family("172.31.0.1/24", "fd00:31::1/64")
@@ -159,7 +169,7 @@ func New(o Options) (*Plan, error) {
 		name := fmt.Sprintf("node%d", i)
 		p.Nodes = append(p.Nodes, Node{
 			Name:  name,
-			NetNS: "st-" + o.Name + "-" + name,
+			NetNS: NetNSPrefix + o.Name + "-" + name,
 			Addrs: p.family(fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i)),
 		})
 	}
@@ -201,7 +211,7 @@ func (p *Plan) Node(name string) (Node, bool) {
 func (p *Plan) AllNetNS() []string {
 	out := []string{p.FabricNS, p.OutsideNS}
 	for i := 1; i <= MaxNodes; i++ {
-		out = append(out, fmt.Sprintf("st-%s-node%d", p.Name, i))
+		out = append(out, fmt.Sprintf(NetNSPrefix+"%s-node%d", p.Name, i))
 	}
 	return out
 }
