@@ -94,7 +94,7 @@ func TestStatusSaysWhatIsMissingAndWhy(t *testing.T) {
 	l.cluster.raw.Policies.Upsert(policy.Object{Kind: policy.KindCiliumNetworkPolicy, Namespace: "default", Name: "bad", Err: "no such field"})
 	l.await("the bad policy is reported", func() bool {
 		s := get[rest.StatusResponse](t, l, rest.PathHealthz+"?brief=true")
-		return s.Cilium.State == rest.StateWarning && strings.Contains(s.Cilium.Msg, "1 policies are not valid")
+		return s.Cilium.State == rest.StateWarning && strings.Contains(s.Cilium.Msg, "policies are not valid: 1")
 	})
 	var list []rest.PolicyObject
 	if err := json.Unmarshal([]byte(get[rest.Policy](t, l, rest.PathPolicy).Policy), &list); err != nil || len(list) != 1 || list[0].Valid || list[0].Reason != "no such field" {
@@ -105,6 +105,9 @@ func TestStatusSaysWhatIsMissingAndWhy(t *testing.T) {
 func TestEveryTableAndMapCanBePrinted(t *testing.T) {
 	l := newLab(t).start()
 	for _, info := range get[[]rest.TableInfo](t, l, rest.PathDB) {
+		if info.Rows > 0 && info.Revision == 0 {
+			t.Errorf("%s: %d rows of no commit", info.Name, info.Rows)
+		}
 		if tab := get[rest.Table](t, l, rest.PathDBTable+info.Name); tab.Name != info.Name || len(tab.Headings) == 0 {
 			t.Errorf("%s: %+v", info.Name, tab)
 		}
