@@ -313,9 +313,9 @@ func (s *setup) commands() {
 		{"bpf policy list --node node1", nil},
 		{"bpf ct list --node node1", []string{"10.244."}},
 		{"bpf nat list --node node1", nil},
-		{"bpf metrics list --node node1", []string{"Policy denied"}},
+		{"bpf metrics list --node node1", []string{"Forwarded"}},
 		{"db list --node node1", []string{"endpoints"}},
-		{"version", nil},
+		{"version", []string{"stentor"}},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 		out, err := s.said(ctx, strings.Fields(c.args)...)

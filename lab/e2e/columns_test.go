@@ -25,7 +25,7 @@ func (s *setup) columns() {
 	if _, err := exec.LookPath("kubectl"); err != nil {
 		s.t.Skip("no kubectl here (its package or release has it)")
 	}
-	s.apply(demo.Rule1) // the story may run alone
+	s.apply(demo.Empire + "---\n" + demo.Rule1) // the story may run alone
 	golden := filepath.Join("testdata", "objects.golden")
 	want, err := os.ReadFile(golden)
 	if err != nil && !*update {

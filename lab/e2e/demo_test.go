@@ -25,6 +25,9 @@ func (s *setup) demo() {
 // restore: without the policy everybody lands again.
 func (s *setup) restore() {
 	s.needsAgent()
+	s.apply(demo.Empire + "---\n" + demo.Rule1) // the story may run alone
+	s.running("default", "xwing", "xwing-2", "tiefighter")
+	s.eventually("default/xwing", 5*time.Second, probe.Timeout, "http://"+netip.AddrPortFrom(s.vips("default", "deathstar")[0], 80).String())
 	if err := s.kube.Delete(context.Background(), demo.Rule1); err != nil {
 		s.t.Fatal(err)
 	}

@@ -82,13 +82,14 @@ func TestIPv6Only(t *testing.T) {
 	s.story(t, "default-deny", (*setup).defaultDeny)
 }
 
-// TestReusedAddress has a lab of its own, where a node has so few addresses
-// that they come back soon.
-func TestReusedAddress(t *testing.T) {
-	s := bringUp(t, "reuse", "--ip-family", "ipv4",
+// TestIPv4Only has a lab where a node has so few addresses that they come back
+// soon.
+func TestIPv4Only(t *testing.T) {
+	s := bringUp(t, "four", "--ip-family", "ipv4",
 		"--set", "ipam.operator.clusterPoolIPv4MaskSize=29", "--set", "extraConfig.ipam-rest=100ms")
-	s.story(t, "source", (*setup).reusedSource)
-	s.story(t, "destination", (*setup).reusedDestination)
+	s.story(t, "reused-source", (*setup).reusedSource)
+	s.story(t, "reused-destination", (*setup).reusedDestination)
+	s.story(t, "connectivity", (*setup).connectivity)
 }
 
 // bringUp makes a lab, which goes with the test.
