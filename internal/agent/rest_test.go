@@ -95,7 +95,7 @@ func TestStatusSaysWhatIsMissingAndWhy(t *testing.T) {
 	l.cluster.raw.Policies.Upsert(policy.Object{Kind: policy.KindCiliumNetworkPolicy, Namespace: "default", Name: "bad", Err: "no such field"})
 	l.await("the bad policy is reported", func() bool {
 		s := get[rest.StatusResponse](t, l, rest.PathHealthz+"?brief=true")
-		return s.Cilium.State == rest.StateWarning && strings.Contains(s.Cilium.Msg, "1 policies are not valid")
+		return s.Cilium.State == rest.StateWarning && strings.Contains(s.Cilium.Msg, "policies are not valid: 1")
 	})
 	var list []rest.PolicyObject
 	if err := json.Unmarshal([]byte(get[rest.Policy](t, l, rest.PathPolicy).Policy), &list); err != nil || len(list) != 1 || list[0].Valid || list[0].Reason != "no such field" {
