@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -228,20 +229,30 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows [
 }
 
 func (f *enforcer) report(out policy.Outcome) {
-	bad := 0
+	var bad []string
 	for _, o := range out.Objects {
 		if !o.Valid {
-			bad++
+			bad = append(bad, o.Key)
 		}
 	}
 	switch {
 	case out.Err != nil:
-		f.checks.warn("policy", out.Err.Error(), "a part of policy", "")
-	case bad > 0:
-		f.checks.warn("policy", strconv.Itoa(bad)+" policies are not valid", "what they allow or deny", "see the status of the objects")
+		f.checks.warn("policy", out.Err.Error(), "a part of policy", out.Err.Error())
+	case len(bad) > 0:
+		f.checks.warn("policy", "policies are not valid: "+strconv.Itoa(len(bad)), "what invalid policies ask for: "+few(bad),
+			"they are quarantined, all others are in force; stentor policy get says what is wrong with them")
 	default:
 		f.checks.ok("policy", "revision "+strconv.FormatUint(out.Revision, 10))
 	}
+}
+
+// few names the first of a list that may be long.
+func few(keys []string) string {
+	const shown = 3
+	if len(keys) <= shown {
+		return strings.Join(keys, ", ")
+	}
+	return strings.Join(keys[:shown], ", ") + " and " + strconv.Itoa(len(keys)-shown) + " more"
 }
 
 func rowsOf[R any](t *table.Table[R]) []R {

@@ -76,19 +76,17 @@ var schema = []Key{
 	port("cluster-health-port", "4240", "TCP port on which nodes answer each other's probes; 0: no probes.", func(o *Options) *uint16 { return &o.ProbePort }),
 	duration("health-probe-interval", "10s", "Time between two probes of the same node.", func(o *Options) *time.Duration { return &o.ProbeInterval }),
 
-	operator("cluster-pool-ipv4-cidr", "10.0.0.0/8", "Where the operator takes pod ranges from."),
+	operator("cluster-pool-ipv4-cidr", "10.0.0.0/8", "Ranges of the cluster out of which nodes get theirs."),
 	operator("cluster-pool-ipv4-mask-size", "24", "Length of a node's range."),
-	operator("cluster-pool-ipv6-cidr", "fd00::/104", "The same for IPv6."),
+	operator("cluster-pool-ipv6-cidr", "fd00::/104", "Ranges of the cluster out of which nodes get theirs."),
 	operator("cluster-pool-ipv6-mask-size", "120", "Length of a node's range."),
-	operator("identity-gc-interval", "15m0s", "How often identities without pods are looked for."),
-	operator("identity-heartbeat-timeout", "30m0s", "How long an identity without pods is kept."),
-	operator("cilium-endpoint-gc-interval", "5m0s", "How often CiliumEndpoint objects without pods are looked for."),
+	operator("identity-gc-interval", "15m0s", "Time between looks for identities that no pod has; 0: never."),
+	operator("identity-heartbeat-timeout", "30m0s", "How long an identity that no pod has is kept."),
+	operator("cilium-endpoint-gc-interval", "5m0s", "Time between looks for CiliumEndpoints without pods and CiliumNodes without nodes; 0: never."),
 	operator("skip-crd-creation", "false", "Leave the CustomResourceDefinitions to somebody else."),
-	operator("remove-cilium-node-taints", "true", "Remove the taint of nodes whose agent has come."),
+	operator("remove-cilium-node-taints", "false", "Remove the taint of nodes that have pod ranges, for agents without the right to change nodes."),
 	operator("k8s-namespace", "", "Namespace of the operator's Lease; empty: the variable K8S_NAMESPACE."),
-	operator("operator-api-serve-addr", "127.0.0.1:9234", "Where the operator answers /healthz."),
-	operator("operator-prometheus-serve-addr", "", "Where the operator serves metrics."),
-	operator("nodes-gc-interval", "5m0s", "How often CiliumNode objects without a Node are looked for."),
+	operator("operator-api-serve-addr", "127.0.0.1:9234", "Where the operator answers /healthz and /readyz; -: nowhere."),
 }
 
 func flag(name, def, help string, field func(*Options) *bool) Key {

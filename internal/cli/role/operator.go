@@ -11,30 +11,28 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stentor-net/stentor/internal/agent"
 	"github.com/stentor-net/stentor/internal/cli/command"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/operator"
 )
 
-// operatorKeys that the operator reads, with their meaning.
-var operatorKeys = map[string]string{
-	"debug":                       "log at debug level",
-	"k8s-api-server":              "URL of the API server; empty: as the pod's environment says",
-	"k8s-kubeconfig-path":         "kubeconfig file; empty: the pod's service account",
-	"k8s-namespace":               "namespace of the Lease; empty: the variable K8S_NAMESPACE",
-	"enable-ipv4":                 "give nodes IPv4 ranges (default true)",
-	"enable-ipv6":                 "give nodes IPv6 ranges (default false)",
-	"ipam":                        "who gives pod ranges to nodes: cluster-pool (default) or kubernetes",
-	"cluster-pool-ipv4-cidr":      "ranges of the cluster (default 10.0.0.0/8)",
-	"cluster-pool-ipv4-mask-size": "length of a node's range (default 24)",
-	"cluster-pool-ipv6-cidr":      "ranges of the cluster (default fd00::/104)",
-	"cluster-pool-ipv6-mask-size": "length of a node's range (default 120)",
-	"skip-crd-creation":           "leave the CustomResourceDefinitions to somebody else",
-	"identity-gc-interval":        "time between looks for unused identities (default 15m, 0: never)",
-	"identity-heartbeat-timeout":  "how long an identity stays unused (default 30m)",
-	"cilium-endpoint-gc-interval": "time between looks for endpoints without pods (default 5m, 0: never)",
-	"remove-cilium-node-taints":   "remove the taint of nodes whose agent has come",
-	"operator-api-serve-addr":     "address of /healthz and /readyz (default 127.0.0.1:9234, -: none)",
+// sharedKeys are those of the agent that the operator reads, too.
+var sharedKeys = []string{"debug", "k8s-api-server", "k8s-kubeconfig-path", "enable-ipv4", "enable-ipv6", "ipam"}
+
+// operatorKeys are the operator's keys of the one schema, with their help.
+func operatorKeys() map[string]string {
+	keys := map[string]string{}
+	for _, k := range agent.Schema() {
+		if k.For != "operator" && !slices.Contains(sharedKeys, k.Name) {
+			continue
+		}
+		keys[k.Name] = k.Help
+		if k.Default != "" {
+			keys[k.Name] += " Default " + k.Default + "."
+		}
+	}
+	return keys
 }
 
 // NewCmdOperator makes `operator`.
@@ -51,7 +49,7 @@ has them, from variables such as STENTOR_IPAM, and from flags; the last wins.`,
 		Example: "  stentor operator --config-dir /etc/stentor/config",
 	}
 	cmd.Flags().StringVar(&dir, "config-dir", "", "directory with one file for each key")
-	given := keyFlags(cmd, operatorKeys)
+	given := keyFlags(cmd, operatorKeys())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := operatorOptions(f, dir, given())
 		if err != nil {
@@ -66,7 +64,7 @@ has them, from variables such as STENTOR_IPAM, and from flags; the last wins.`,
 }
 
 func operatorOptions(f *command.Factory, dir string, flags map[string]string) (operator.Options, error) {
-	s, err := read(slices.Collect(maps.Keys(operatorKeys)), dir, os.Getenv, flags)
+	s, err := read(slices.Collect(maps.Keys(operatorKeys())), dir, os.Getenv, flags)
 	if err != nil {
 		return operator.Options{}, err
 	}
