@@ -106,6 +106,9 @@ func TestStatusSaysWhatIsMissingAndWhy(t *testing.T) {
 func TestEveryTableAndMapCanBePrinted(t *testing.T) {
 	l := newLab(t).start()
 	for _, info := range get[[]rest.TableInfo](t, l, rest.PathDB) {
+		if info.Rows > 0 && info.Revision == 0 {
+			t.Errorf("%s: %d rows of no commit", info.Name, info.Rows)
+		}
 		if tab := get[rest.Table](t, l, rest.PathDBTable+info.Name); tab.Name != info.Name || len(tab.Headings) == 0 {
 			t.Errorf("%s: %+v", info.Name, tab)
 		}

@@ -218,7 +218,7 @@ func (a *Agent) tableList() []rest.TableInfo {
 	out := []rest.TableInfo{}
 	for _, t := range a.tables.all() {
 		_, rows := t.Describe()
-		info := rest.TableInfo{Name: t.Name(), Rows: len(rows)}
+		info := rest.TableInfo{Name: t.Name(), Rows: len(rows), Revision: t.Revision()}
 		select {
 		case <-t.Synced():
 			info.Synced = true

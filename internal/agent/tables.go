@@ -127,6 +127,7 @@ func yesNo(b bool) string {
 // anyTable is a table whatever its rows are.
 type anyTable interface {
 	Name() string
+	Revision() uint64
 	Describe() (headings []string, rows [][]string)
 	Changed() <-chan struct{}
 	Synced() <-chan struct{}

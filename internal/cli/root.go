@@ -150,8 +150,23 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 	root.AddCommand(api.NewCmdDial(f), newCmdReference(root))
 	root.SetHelpCommandGroupID("run")
 	root.SetCompletionCommandGroupID("run")
+	completion(root)
 	usageErrors(root)
 	return root
+}
+
+// completion adds cobra's command now, so that it follows our rules too.
+func completion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "completion" {
+			continue
+		}
+		command.NeedsVerb(c)
+		for _, shell := range c.Commands() {
+			shell.Example = "  " + shell.CommandPath()
+		}
+	}
 }
 
 // usageErrors makes what cobra itself finds wrong with arguments a usage error.

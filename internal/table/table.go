@@ -94,6 +94,9 @@ func New[R any](o Options[R]) (*Table[R], *Writer[R]) {
 // Name of the table.
 func (t *Table[R]) Name() string { return t.opts.Name }
 
+// Revision counts the commits so far.
+func (t *Table[R]) Revision() uint64 { return t.state().rev }
+
 func (t *Table[R]) state() *state[R] {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

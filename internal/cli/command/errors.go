@@ -67,8 +67,14 @@ func OneArg(name string) cobra.PositionalArgs {
 // error that names them.
 func Group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(verbs...)
+	NeedsVerb(cmd)
+	return cmd
+}
+
+// NeedsVerb does the same for a command that has its verbs already.
+func NeedsVerb(cmd *cobra.Command) {
 	var names []string
-	for _, v := range verbs {
+	for _, v := range cmd.Commands() {
 		names = append(names, v.Name())
 	}
 	slices.Sort(names)
@@ -79,5 +85,4 @@ func Group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 		}
 		return Usagef("%s has no %q: it has %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
 	}
-	return cmd
 }

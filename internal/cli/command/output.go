@@ -25,9 +25,16 @@ const (
 // Output is the value of -o.
 type Output string
 
-// AddTo adds the flag -o with the given formats, of which the first is the default.
+// ForPeople tells whether the output is text to look at, not an object.
+func (o Output) ForPeople() bool { return o == Table || o == Wide }
+
+// AddTo adds the flag -o with the given formats, of which the first is the
+// default. Whoever prints tables takes wide too, also if it has nothing to add.
 func (o *Output) AddTo(cmd *cobra.Command, formats ...string) {
 	*o = Output(formats[0])
+	if i := slices.Index(formats, Table); i >= 0 && !slices.Contains(formats, Wide) {
+		formats = slices.Insert(slices.Clone(formats), i+1, Wide)
+	}
 	Enum(cmd, (*string)(o), "output", "o", formats, "format of the output")
 }
 

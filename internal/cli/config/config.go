@@ -96,7 +96,7 @@ func get(ctx context.Context, o *GetOptions) error {
 		}
 		some = append(some, all[i])
 	}
-	if o.Output != command.Table {
+	if !o.Output.ForPeople() {
 		return command.PrintObject(o.Streams, o.Output, some)
 	}
 	for _, s := range some {

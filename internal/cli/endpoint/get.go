@@ -68,7 +68,7 @@ func get(ctx context.Context, o *GetOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.Output != command.Table {
+	if !o.Output.ForPeople() {
 		return command.PrintObject(o.Streams, o.Output, found.Endpoint)
 	}
 	return describe(o.Out, found)

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -62,14 +60,8 @@ identity:NUMBER.`,
   stentor monitor --related-to 10.0.1.7 --port 80 -v
   stentor monitor --type verdict --count 10 -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for i, t := range o.Types {
-				if types[t] == "" {
-					return command.Usagef("--type %s: must be one of drop, verdict, trace", t)
-				}
-				o.Types[i] = types[t]
-			}
-			if o.Count < 0 {
-				return command.Usagef("--count must not be negative")
+			if err := o.validate(); err != nil {
+				return err
 			}
 			if runF != nil {
 				return runF(cmd.Context(), o)
@@ -84,11 +76,12 @@ identity:NUMBER.`,
 	flags.StringSliceVar(&o.Related, "related-to", nil, "source or destination of the packet")
 	flags.StringSliceVar(&o.Endpoints, "endpoint", nil, "endpoint that the packet was judged for")
 	flags.StringSliceVar(&o.Ports, "port", nil, "port of either end")
-	flags.StringSliceVar(&o.Protocols, "protocol", nil, "protocol, such as TCP")
+	flags.StringSliceVar(&o.Protocols, "protocol", nil, "protocol: TCP, UDP, SCTP, ICMP, ICMPv4, ICMPv6")
 	flags.StringSliceVar(&o.Verdicts, "verdict", nil, "verdict: allow, deny, redirect")
 	flags.IntVar(&o.Count, "count", 0, "end after so many events; 0: follow until interrupted")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show labels, identities and sizes")
 	command.Enum(cmd, (*string)(&o.Output), "output", "o", []string{command.Table, command.JSON}, "format of the output")
+	_ = cmd.RegisterFlagCompletionFunc("verdict", cobra.FixedCompletions(verdicts, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"drop", "verdict", "trace"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -97,21 +90,13 @@ func (o *Options) query() url.Values {
 	q := url.Values{}
 	for key, values := range map[string][]string{
 		rest.FilterType: o.Types, rest.FilterFrom: o.From, rest.FilterTo: o.To, rest.FilterRelated: o.Related,
-		rest.FilterEndpoint: o.Endpoints, rest.FilterPort: o.Ports, rest.FilterProtocol: upper(o.Protocols), rest.FilterVerdict: o.Verdicts,
+		rest.FilterEndpoint: o.Endpoints, rest.FilterPort: o.Ports, rest.FilterProtocol: o.Protocols, rest.FilterVerdict: o.Verdicts,
 	} {
 		if len(values) > 0 {
 			q[key] = values
 		}
 	}
 	return q
-}
-
-func upper(in []string) []string {
-	out := slices.Clone(in)
-	for i, s := range out {
-		out[i] = strings.ToUpper(s)
-	}
-	return out
 }
 
 // run follows all agents at once. An agent that goes away is reported, the

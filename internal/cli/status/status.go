@@ -84,7 +84,7 @@ func run(ctx context.Context, o *Options) error {
 		return err
 	}
 	switch {
-	case o.Output != command.Table:
+	case !o.Output.ForPeople():
 		err = command.PrintObject(o.Streams, o.Output, report)
 	case o.Brief && report.OK:
 		_, err = fmt.Fprintln(o.Out, o.Paint(command.Green, "Ok"))
