@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/stentor-net/stentor/internal/datapath"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
@@ -58,7 +59,7 @@ func newAddressTable() (*table.Table[Address], *table.Writer[Address]) {
 }
 
 // localNode is the number of this node in the datapath.
-const localNode = 1
+const localNode = datapath.LocalNode
 
 // addressInput is everything that addresses follow from.
 type addressInput struct {

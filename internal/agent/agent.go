@@ -22,7 +22,7 @@ import (
 type world struct {
 	cluster       Cluster
 	startDatapath func(ctx context.Context, p place) (Datapath, error)
-	newEngine     func(policy.Options, policy.State) (Engine, error)
+	newEngine     func(o policy.Options, s policy.State, before Engine) (Engine, error)
 	hostAddresses func() ([]netip.Addr, error) // nil: those of the process's network namespace
 }
 

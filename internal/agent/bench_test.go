@@ -13,7 +13,6 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
-	"github.com/stentor-net/stentor/internal/policy"
 )
 
 // BenchmarkOneEndpointMore is what an ADD costs the enforcer in a cluster of
@@ -47,7 +46,7 @@ func BenchmarkOneEndpointMore(b *testing.B) {
 	f := &enforcer{
 		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m,
 		ids: newAllocator(nil, tables.identities), checks: newChecks(own.checks), dp: kernel,
-		newEngine: func(o policy.Options, s policy.State) (Engine, error) { return policy.New(o, s) },
+		newEngine: newPolicyEngine,
 	}
 	if err := f.step(); err != nil {
 		b.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/ipam"
@@ -21,7 +22,7 @@ import (
 )
 
 // maxEndpoint is the highest id of an endpoint.
-const maxEndpoint = 4095
+const maxEndpoint = abi.EndpointsMax - 1
 
 // endpoints owns the pods' interfaces of this node. Its table is what all
 // others read; the files in state are what a restart reads.

@@ -32,9 +32,10 @@ type enforcer struct {
 	ids       *allocator
 	checks    *checks
 	dp        Datapath
-	newEngine func(policy.Options, policy.State) (Engine, error)
+	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
 
-	engine   Engine // nil: make it from the state of the kernel
+	engine   Engine
+	astray   bool   // the kernel is not what the engine thinks: make another from its state
 	mode     string // enable-policy of the engine
 	numbers  *numbering
 	lastRows []NodeRow
@@ -109,7 +110,7 @@ func (f *enforcer) step() error {
 	f.addresses.Replace(rows, func(a, b Address) bool { return a == b })
 	out := f.engine.Update(f.input(subjects, nodes, rows))
 	if err := f.dp.ApplyPolicy(out.Ops); err != nil {
-		f.engine = nil // what the kernel has now is not what the engine thinks
+		f.astray = true
 		return fmt.Errorf("carry out policy: %w", err)
 	}
 	if err := f.setNodes(after); err != nil {
@@ -133,17 +134,18 @@ func (f *enforcer) ensureEngine() error {
 	if s, ok := f.tables.settings.Get(keyEnforcement); ok {
 		opts.Enforcement = s.Value
 	}
-	if f.engine != nil && f.mode == opts.Enforcement {
+	if f.engine != nil && !f.astray && f.mode == opts.Enforcement {
 		return nil
 	}
 	state, err := f.dp.PolicyState()
 	if err != nil {
 		return fmt.Errorf("read policy of the datapath: %w", err)
 	}
-	if f.engine, err = f.newEngine(opts, state); err != nil {
+	engine, err := f.newEngine(opts, state, f.engine)
+	if err != nil {
 		return fmt.Errorf("start the policy engine: %w", err)
 	}
-	f.mode = opts.Enforcement
+	f.engine, f.astray, f.mode = engine, false, opts.Enforcement
 	return nil
 }
 

@@ -456,7 +456,7 @@ func (l *lab) launch() {
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
-		newEngine: func(o policy.Options, s policy.State) (Engine, error) {
+		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)
 			return &fakeEngine{rows: s.Endpoints}, nil
 		},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 )
@@ -116,20 +117,15 @@ func (m *monitor) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// points names where a packet was seen; the numbers are those of enum event_point.
+// points names where a packet was seen.
 var points = []string{
-	"to-endpoint", "to-proxy", "to-host", "to-stack", "to-overlay", "from-endpoint",
-	"from-proxy", "from-host", "from-stack", "from-overlay", "from-network", "to-network",
+	abi.PointToPod: "to-endpoint", abi.PointToProxy: "to-proxy", abi.PointToHost: "to-host", abi.PointToStack: "to-stack",
+	abi.PointToOverlay: "to-overlay", abi.PointFromPod: "from-endpoint", abi.PointFromProxy: "from-proxy",
+	abi.PointFromHost: "from-host", abi.PointFromStack: "from-stack", abi.PointFromOverlay: "from-overlay",
+	abi.PointFromNetwork: "from-network", abi.PointToNetwork: "to-network",
 }
 
-// Numbers of enum event_type.
-const (
-	eventDrop    = 1
-	eventTrace   = 4
-	eventVerdict = 5
-)
-
-var verdicts = []string{"deny", "allow", "redirect"}
+var verdicts = []string{abi.VerdictDeny: "deny", abi.VerdictAllow: "allow", abi.VerdictRedirect: "redirect"}
 
 func (m *monitor) enrich(e Event) rest.Event {
 	out := rest.Event{
@@ -143,17 +139,17 @@ func (m *monitor) enrich(e Event) rest.Event {
 		out.Point = points[e.Point]
 	}
 	switch e.Type {
-	case eventDrop:
+	case abi.EventDrop:
 		out.Type, out.Reason, out.ReasonText, out.Verdict = rest.EventDrop, int(e.Reason), e.ReasonText, "deny"
-	case eventTrace:
+	case abi.EventTrace:
 		out.Type = rest.EventTrace
-	case eventVerdict:
+	case abi.EventVerdict:
 		out.Type = rest.EventVerdict
 		if int(e.Verdict) < len(verdicts) {
 			out.Verdict = verdicts[e.Verdict]
 		}
 	}
-	if e.Type != eventTrace && m.policiesOf != nil {
+	if e.Type != abi.EventTrace && m.policiesOf != nil {
 		out.Policies = m.policiesOf(e.Endpoint)
 	}
 	out.Source = m.party(e.Source.Addr(), e.SourceIdentity)

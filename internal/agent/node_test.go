@@ -16,7 +16,6 @@ import (
 	"github.com/stentor-net/stentor/internal/datapath"
 	"github.com/stentor-net/stentor/internal/datapath/nstest"
 	"github.com/stentor-net/stentor/internal/k8s/k8stest"
-	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/rpc"
 	"github.com/stentor-net/stentor/internal/service"
 )
@@ -152,7 +151,7 @@ func (n *realNode) start() {
 			})
 			return dp, err
 		},
-		newEngine: func(o policy.Options, s policy.State) (Engine, error) { return policy.New(o, s) },
+		newEngine: newPolicyEngine,
 		hostAddresses: func() (out []netip.Addr, err error) {
 			n.Do(func() { out, err = interfaceAddresses() })
 			return out, err

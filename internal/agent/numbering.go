@@ -6,11 +6,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/node"
 )
-
-// maxNodes is the size of the kernel's table of nodes.
-const maxNodes = 8192
 
 // numbering gives each node its number in the datapath: this node is 1, others
 // keep theirs while they are known, also over a restart. The number of a node
@@ -88,8 +86,8 @@ func (n *numbering) number(x node.Node) uint16 {
 		i = old
 		delete(n.found, x.Underlay())
 	} else {
-		for range maxNodes {
-			if n.last++; n.last >= maxNodes {
+		for range abi.NodesMax {
+			if n.last++; n.last >= abi.NodesMax {
 				n.last = localNode + 1
 			}
 			if free(n.last) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/policy"
 )
 
@@ -172,14 +173,14 @@ func TestTheMonitorNamesBothEndsAndFilters(t *testing.T) {
 		return len(l.agent.monitor.listeners) == 1
 	})
 	drop := Event{
-		Type: eventDrop, Reason: 133, ReasonText: "Policy denied", Protocol: 6, TCPFlags: 2, Endpoint: uint16(added.EndpointID),
+		Type: abi.EventDrop, Reason: 133, ReasonText: "Policy denied", Protocol: 6, TCPFlags: 2, Endpoint: uint16(added.EndpointID),
 		Source: netip.MustParseAddrPort("10.0.1.2:40000"), Destination: netip.MustParseAddrPort("10.0.2.2:80"),
 		SourceIdentity: uint32(added.Identity), DestinationIdentity: 2,
 	}
 	other := drop
 	other.Source = netip.MustParseAddrPort("10.0.2.9:1")
 	verdict := drop
-	verdict.Type = eventVerdict
+	verdict.Type = abi.EventVerdict
 	for _, e := range []Event{other, verdict, drop} {
 		l.kernel.events <- e
 	}

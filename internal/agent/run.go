@@ -31,8 +31,21 @@ func Run(ctx context.Context, log *slog.Logger, o Options) error {
 		startDatapath: func(ctx context.Context, p place) (Datapath, error) {
 			return datapath.Start(ctx, log, o.datapathConfig(p))
 		},
-		newEngine: func(o policy.Options, s policy.State) (Engine, error) { return policy.New(o, s) },
+		newEngine: newPolicyEngine,
 	}).Run(ctx)
+}
+
+// newPolicyEngine makes an engine over the kernel's state. Before is the one that
+// it replaces, nil for the first.
+func newPolicyEngine(o policy.Options, s policy.State, before Engine) (Engine, error) {
+	e, err := policy.New(o, s)
+	if err != nil {
+		return nil, err
+	}
+	if old, ok := before.(*policy.Engine); ok {
+		e.Inherit(old)
+	}
+	return e, nil
 }
 
 // Cleanup removes everything that an agent with these options made on the node:

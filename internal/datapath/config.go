@@ -79,6 +79,6 @@ func (c *Config) loadOptions(d link.Devices, hz uint32) load.Options {
 		level = 2
 	}
 	return load.Options{Dir: c.BPFDir, Cgroup: c.CgroupRoot, IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort,
-		NodeIndex: localNode, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, SocketLB: c.SocketLB,
+		NodeIndex: LocalNode, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, SocketLB: c.SocketLB,
 		EventLevel: level, HZ: hz, Devices: d}
 }

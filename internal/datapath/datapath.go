@@ -17,8 +17,8 @@ import (
 	"github.com/stentor-net/stentor/internal/datapath/maps"
 )
 
-// localNode is this node's index in the table of nodes.
-const localNode = 1
+// LocalNode is this node's index in the table of nodes.
+const LocalNode = 1
 
 // Datapath of a node. Its methods may be called concurrently.
 type Datapath struct {

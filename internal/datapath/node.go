@@ -80,7 +80,7 @@ func (d *Datapath) NodeRows() ([]NodeRow, error) {
 	list, err := d.tables.Nodes()
 	var out []NodeRow
 	for _, n := range list {
-		out = append(out, NodeRow{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses, Local: n.Index == localNode})
+		out = append(out, NodeRow{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses, Local: n.Index == LocalNode})
 	}
 	return out, err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -122,13 +123,17 @@ func (p *Pool) after(a netip.Addr) netip.Addr {
 }
 
 // Reserve takes a certain address, such as that of a pod found after a restart.
-// It may lie outside the ranges, which may have changed since.
+// It may lie outside the ranges, which may have changed since. The search goes on
+// behind the highest: which addresses rested before the restart is not known.
 func (p *Pool) Reserve(a netip.Addr, owner string) error {
 	if old, ok := p.taken[a]; ok && old != owner {
 		return fmt.Errorf("%w: %s by %s", ErrTaken, a, old)
 	}
 	delete(p.resting, a)
 	p.taken[a] = owner
+	if a.Compare(p.next) > 0 && slices.ContainsFunc(p.opts.Ranges, func(r netip.Prefix) bool { return r.Contains(a) }) {
+		p.next = a
+	}
 	return nil
 }
 

@@ -140,3 +140,18 @@ func allRested(released map[netip.Addr]time.Time, owners map[netip.Addr]string, 
 	}
 	return true
 }
+
+func TestAfterARestartTheSearchGoesOnBehindWhatIsInUse(t *testing.T) {
+	p, err := New(Options{Ranges: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []string{"10.0.1.9", "10.0.1.4", "192.168.0.1"} {
+		if err := p.Reserve(netip.MustParseAddr(a), a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a, err := p.Allocate("new"); err != nil || a != netip.MustParseAddr("10.0.1.10") {
+		t.Errorf("got %v, %v: 10.0.1.5 may have been given back just before", a, err)
+	}
+}

@@ -198,6 +198,17 @@ func New(opts Options, state State) (*Engine, error) {
 	return e, nil
 }
 
+// Inherit takes over what an engine before this one knew about the objects: a
+// quarantined one stays in force in its last good version, and revisions go on.
+func (e *Engine) Inherit(before *Engine) {
+	e.revision = before.revision
+	for key, c := range before.objects {
+		own := *c
+		own.stamp = 0
+		e.objects[key] = &own
+	}
+}
+
 // adopt marks the numbers that the state uses.
 func (e *Engine) adopt() {
 	for n, rows := range e.state.Sets {

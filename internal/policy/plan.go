@@ -5,40 +5,41 @@ package policy
 import (
 	"net/netip"
 
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/identity"
 )
 
-// Limits of the tables in the kernel; bpf/lib/policy.h and endpoint.h.
+// Limits of the tables in the kernel, and the numbers that mean something there.
 const (
-	SlotOpen   = 0            // slot without policy
+	SlotOpen   = abi.SlotOpen // slot without policy
 	SlotClosed = SlotsMax - 1 // slot for endpoints that there is no slot for: never written, so every cell is SetDeny
-	SlotsMax   = 512
-	SetsMax    = 65536
-	PeersMax   = 131072
-	ClassMax   = 65536
+	SlotsMax   = abi.SlotsMax
+	SetsMax    = 65536 // a cell is a u16
+	PeersMax   = abi.PeersMax
+	ClassMax   = abi.ClassBank * abi.ClassBanks
 	SetRowMax  = 65536
 
 	PeerUnknown    = 0 // always of ClassUnknown
 	PeerUnresolved = 1 // always of ClassUnresolved
 	PeerFirst      = 2
 
-	ClassUnknown    = 0
-	ClassUnresolved = 1
-	ClassFirst      = 2
+	ClassUnknown    = abi.ClassUnknown
+	ClassUnresolved = abi.ClassUnresolved
+	ClassFirst      = abi.ClassFirst
 
-	SetDeny  = 0
-	SetAllow = 1
-	SetFirst = 2
+	SetDeny  = abi.SetDeny
+	SetAllow = abi.SetAllow
+	SetFirst = abi.SetFirst
 )
 
-// Verdict of a set row; the numbers are those of enum policy_verdict.
+// Verdict of a set row.
 type Verdict uint8
 
 // Verdicts.
 const (
-	Deny     Verdict = 0
-	Allow    Verdict = 1
-	Redirect Verdict = 2
+	Deny     Verdict = abi.VerdictDeny
+	Allow    Verdict = abi.VerdictAllow
+	Redirect Verdict = abi.VerdictRedirect
 )
 
 // Direction is seen from the pod: Egress is from it, Ingress to it.
@@ -61,15 +62,15 @@ type SetRow struct {
 	Row       uint16 // number within the set, reported by the kernel
 }
 
-// Address flags; the numbers are those of enum ipcache_flag.
+// Address flags.
 const (
-	AddressHost         uint16 = 1
-	AddressNode         uint16 = 2
-	AddressPod          uint16 = 4
-	AddressLocalPods    uint16 = 8
-	AddressRemotePods   uint16 = 16
-	AddressTunnel       uint16 = 32
-	AddressClusterRoute uint16 = 64
+	AddressHost         uint16 = abi.IpcacheHost
+	AddressNode         uint16 = abi.IpcacheNode
+	AddressPod          uint16 = abi.IpcachePod
+	AddressLocalPods    uint16 = abi.IpcacheLocalPods
+	AddressRemotePods   uint16 = abi.IpcacheRemotePods
+	AddressTunnel       uint16 = abi.IpcacheTunnel
+	AddressClusterRoute uint16 = abi.IpcacheClusterRoute
 )
 
 // Address says who is behind a prefix, and where. Identity and place come in;

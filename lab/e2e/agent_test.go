@@ -88,6 +88,29 @@ func (s *setup) agentKilled() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	// Nothing may be lost, ever. A silence can also come from a busy machine that
+	// lets senders and receivers wait: one that comes from the network comes again.
+	for try := 1; ; try++ {
+		longest := s.killUnderLoad(at, pods)
+		s.adopted("node1", before)
+		if longest <= maxSilenceMS {
+			break
+		}
+		if s.t.Logf("try %d: a silence of %.0f ms", try, longest); try == 3 {
+			s.t.Errorf("a silence of more than %d ms each time that agents were killed", maxSilenceMS)
+			break
+		}
+	}
+	s.newPodsWork(ns, pods)
+}
+
+const maxSilenceMS = 200
+
+// killUnderLoad kills the agents of both nodes while streams and pings run, and
+// fails the story for everything that is lost. It returns the longest silence,
+// in milliseconds.
+func (s *setup) killUnderLoad(at from, pods map[string][]netip.Addr) (longest float64) {
+	s.t.Helper()
 	streams := map[string]func() streamReport{}
 	for what, ip := range map[string]netip.Addr{"same node": pods["b"][0], "other node": pods["c"][0], "other node, IPv6": pods["c"][1]} {
 		streams["UDP, "+what] = s.stream(at, ip, "-rate", "1000")
@@ -97,13 +120,12 @@ func (s *setup) agentKilled() {
 	pings := s.pings(at, pods["b"][0], pods["c"][0], pods["c"][1])
 	s.killAgent("node1")
 	s.killAgent("node2")
-	s.adopted("node1", before)
-	for what, st := range streams {
-		r := st()
+	for what, end := range streams {
+		r := end()
 		s.t.Logf("%s: %d sent, forth %+v, back %+v", what, r.Sent, r.Forth, r.Back)
-		silence := max(r.Forth.MaxSilenceMS, r.Back.MaxSilenceMS)
-		if r.Error != "" || r.SendErrors > 0 || r.Back.Lost > 0 || r.Forth.Lost > 0 || silence > 200 {
-			s.t.Errorf("%s while agents were killed: %+v, want nothing lost, no error and no silence above 200 ms", what, r)
+		longest = max(longest, r.held())
+		if r.Error != "" || r.SendErrors > 0 || r.Back.lostOnTheWay() > 0 || r.Forth.lostOnTheWay() > 0 {
+			s.t.Errorf("%s while agents were killed: %+v, want nothing lost and no error", what, r)
 		}
 	}
 	for target, r := range pings() {
@@ -112,7 +134,7 @@ func (s *setup) agentKilled() {
 			s.t.Errorf("ping %s while agents were killed: %s", target, r)
 		}
 	}
-	s.newPodsWork(ns, pods)
+	return longest
 }
 
 // killAgent ends the agent of a node without a word, and waits for the next one.

@@ -114,7 +114,11 @@ func Load(specs *Specs, tables map[string]*ebpf.Map, opt Options) (*Programs, er
 		p.Close()
 		return nil, err
 	}
-	return p, p.pin()
+	if err := p.pin(); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *Programs) load(specs *Specs, tables map[string]*ebpf.Map) (err error) {
