@@ -59,6 +59,8 @@ func TestWhatCannotBeUnderstoodIsQuarantinedWithAReason(t *testing.T) {
 		`{"endpointSelector":{},"ingress":[{"icmps":[{"fields":[{"type":8}]}],"toPorts":[{"ports":[{"port":"80"}]}]}]}`:                               "toPorts and icmps exclude each other",
 		`{"endpointSelector":{},"egress":[{"toFQDNs":[{"matchName":"a"}],"toEntities":["world"]}]}`:                                                   "toFQDNs excludes all other peers",
 		`{"endpointSelector":{},"ingress":[{"fromRequires":[{"matchLabels":{"a":"b"}}]}]}`:                                                            "no longer part of the language",
+		`{"endpointSelector":{"matchLabels":{"bad key!":"b"}},"ingress":[{}]}`:                                                                        `key "bad key!" is not that of a label`,
+		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{"matchExpressions":[{"key":"k8s:a/b/c","operator":"Exists"}]}]}]}`:                      `key "a/b/c" is not that of a label`,
 		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{"matchLabels":{"k8s:":"b"}}]}]}`:                                                        "empty key",
 		`{"endpointSelector":{},"egress":[{"toEndpoints":[{}]}],"egressDeny":[{"toEndpoints":[{"matchExpressions":[{"key":"a","operator":"In"}]}]}]}`: "spec.egressDeny[0].toEndpoints[0]",
 	} {

@@ -3,7 +3,9 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/identity"
@@ -308,8 +310,8 @@ func selectorTerm(at string, s *ciliumv2.Selector) (term, error) {
 	var t term
 	for k, v := range s.MatchLabels {
 		l := label.Parse(k)
-		if l.Key == "" {
-			return nil, fmt.Errorf("%s.matchLabels: empty key", at)
+		if err := checkKey(l); err != nil {
+			return nil, fmt.Errorf("%s.matchLabels: %w", at, err)
 		}
 		r := requirement{source: l.Source, key: l.Key, op: opIn, values: []string{v}}
 		if l.Source == label.SourceReserved {
@@ -319,8 +321,8 @@ func selectorTerm(at string, s *ciliumv2.Selector) (term, error) {
 	}
 	for i, e := range s.MatchExpressions {
 		l := label.Parse(e.Key)
-		if l.Key == "" {
-			return nil, fmt.Errorf("%s.matchExpressions[%d]: empty key", at, i)
+		if err := checkKey(l); err != nil {
+			return nil, fmt.Errorf("%s.matchExpressions[%d]: %w", at, i, err)
 		}
 		r := requirement{source: l.Source, key: l.Key}
 		if err := r.setOperator(string(e.Operator), e.Values); err != nil {
@@ -329,4 +331,22 @@ func selectorTerm(at string, s *ciliumv2.Selector) (term, error) {
 		t = append(t, r)
 	}
 	return t, nil
+}
+
+// checkKey refuses keys that no label of Kubernetes can have: a rule with one
+// would select nobody and look as if it were in force.
+func checkKey(l label.Label) error {
+	if l.Key == "" {
+		return errors.New("empty key")
+	}
+	if l.Source != label.SourceAny && l.Source != label.SourceK8s {
+		return nil
+	}
+	bad := strings.IndexFunc(l.Key, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-/", r))
+	})
+	if bad >= 0 || strings.Count(l.Key, "/") > 1 {
+		return fmt.Errorf("key %q is not that of a label", l.Key)
+	}
+	return nil
 }
