@@ -7,6 +7,9 @@ import (
 	"os"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/stentor-net/stentor/lab/internal/kubeapi"
 	"github.com/stentor-net/stentor/lab/internal/plan"
 )
@@ -84,7 +87,7 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 				if ok {
 					why = ""
 				}
-				seen[n.Name] = NodeStatus{Ready: ok, Why: why, PodCIDRs: n.Spec.PodCIDRs}
+				seen[n.Name] = NodeStatus{Ready: ok, Why: why, PodCIDRs: podCIDRs(ctx, c, &n)}
 			}
 		}
 	}
@@ -108,4 +111,15 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 		s.Trouble = client.Diagnose(ctx)
 	}
 	return s, nil
+}
+
+// podCIDRs are the ranges of a node's pods: those that Stentor gave it, which
+// need not be the ones Kubernetes would, or the latter.
+func podCIDRs(ctx context.Context, c *kubeapi.Client, n *corev1.Node) []string {
+	if own, err := c.Get(ctx, "cilium.io/v2", "CiliumNode", "", n.Name); err == nil {
+		if given, ok, err := unstructured.NestedStringSlice(own.Object, "spec", "ipam", "podCIDRs"); err == nil && ok {
+			return given
+		}
+	}
+	return n.Spec.PodCIDRs
 }
