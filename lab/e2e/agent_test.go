@@ -123,8 +123,8 @@ func (s *setup) killUnderLoad(at from, pods map[string][]netip.Addr) (longest fl
 	for what, end := range streams {
 		r := end()
 		s.t.Logf("%s: %d sent, forth %+v, back %+v", what, r.Sent, r.Forth, r.Back)
-		longest = max(longest, r.Forth.MaxSilenceMS, r.Back.MaxSilenceMS)
-		if r.Error != "" || r.SendErrors > 0 || r.Back.Lost > 0 || r.Forth.Lost > 0 {
+		longest = max(longest, r.held())
+		if r.Error != "" || r.SendErrors > 0 || r.Back.lostOnTheWay() > 0 || r.Forth.lostOnTheWay() > 0 {
 			s.t.Errorf("%s while agents were killed: %+v, want nothing lost and no error", what, r)
 		}
 	}

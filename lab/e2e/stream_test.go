@@ -63,8 +63,22 @@ func (j *job) end() string {
 type streamCount struct {
 	Received     int     `json:"received"`
 	Lost         int     `json:"lost"`
+	Overflow     int     `json:"overflow"` // of the lost ones: came, and were not read in time
 	LongestGap   int     `json:"longestGap"`
 	MaxSilenceMS float64 `json:"maxSilenceMs"`
+	MaxDelayMS   float64 `json:"maxDelayMs"` // UDP: from sending to the receiver's socket
+}
+
+// lostOnTheWay leaves out what reached a receiver that a busy machine kept from reading.
+func (c streamCount) lostOnTheWay() int { return max(0, c.Lost-c.Overflow) }
+
+// held is the longest time in milliseconds that the network may have kept a
+// packet. The kernel measures it for UDP; for TCP it is the time without any.
+func (r streamReport) held() float64 {
+	if r.Network == "tcp" {
+		return r.Back.MaxSilenceMS
+	}
+	return max(r.Forth.MaxDelayMS, r.Back.MaxDelayMS)
 }
 
 // streamReport is what the app says of a stream at its end.

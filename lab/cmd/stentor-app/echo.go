@@ -13,8 +13,6 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func runTCPEcho(ctx context.Context, args []string) error {
@@ -59,7 +57,7 @@ func runUDPEcho(ctx context.Context, args []string) error {
 	}
 	buf := make([]byte, 65536)
 	for {
-		n, answer, _, err := receive(c, buf)
+		n, answer, _, _, err := receive(c, buf)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -73,21 +71,14 @@ func runUDPEcho(ctx context.Context, args []string) error {
 // receive gets a datagram. The answer leaves from the address that was asked,
 // which need not be the one that a host with several would choose; one that
 // cannot be sent is lost like any other datagram.
-func receive(c *net.UDPConn, buf []byte) (n int, answer func([]byte), from netip.AddrPort, err error) {
-	oob := make([]byte, 128)
+func receive(c *net.UDPConn, buf []byte) (n int, answer func([]byte), from netip.AddrPort, how arrival, err error) {
+	oob := make([]byte, 256)
 	n, oobn, _, from, err := c.ReadMsgUDPAddrPort(buf, oob)
 	if err != nil {
-		return 0, nil, from, err
+		return 0, nil, from, how, err
 	}
-	var local []byte
-	if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
-		for _, m := range messages {
-			if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_PKTINFO && len(m.Data) >= unix.SizeofInet6Pktinfo {
-				local = unix.PktInfo6(&unix.Inet6Pktinfo{Addr: [16]byte(m.Data[:16])})
-			}
-		}
-	}
-	return n, func(b []byte) { _, _, _ = c.WriteMsgUDPAddrPort(b, local, from) }, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
+	how = arrivalOf(oob[:oobn])
+	return n, func(b []byte) { _, _, _ = c.WriteMsgUDPAddrPort(b, how.answerAs, from) }, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), how, nil
 }
 
 // listenUDP closes the socket when ctx ends.
@@ -102,11 +93,7 @@ func listenUDP(ctx context.Context, addr string) (*net.UDPConn, error) {
 	}
 	// A busy machine must not look like a lossy network.
 	_ = c.SetReadBuffer(4 << 20)
-	// Without it, as on a socket for IPv4 alone, answers leave from where the
-	// host chooses.
-	if raw, err := c.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) })
-	}
+	tellArrivals(c)
 	context.AfterFunc(ctx, func() { c.Close() })
 	return c, nil
 }

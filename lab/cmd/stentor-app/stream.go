@@ -23,11 +23,12 @@ import (
 //	4   1 byte   kind
 //	8   8 bytes  run, a random number, big endian
 //	16  8 bytes  number of the packet, from 0, big endian
+//	24  8 bytes  when it was sent, ns since 1970, big endian
 //
 // The receiver sends every data packet back as an echo, and answers an ask
 // with its count, in JSON after the header.
 const (
-	headerLen = 24
+	headerLen = 32
 	kindData  = 1
 	kindEcho  = 2
 	kindAsk   = 3
@@ -40,8 +41,14 @@ func packet(kind byte, run, seq uint64, size int) []byte {
 	b[4] = kind
 	binary.BigEndian.PutUint64(b[8:], run)
 	binary.BigEndian.PutUint64(b[16:], seq)
+	stamp(b)
 	return b
 }
+
+// stamp says that the packet is sent now.
+func stamp(b []byte) { binary.BigEndian.PutUint64(b[24:], uint64(time.Now().UnixNano())) }
+
+func sentAt(b []byte) time.Time { return time.Unix(0, int64(binary.BigEndian.Uint64(b[24:]))) }
 
 func parse(b []byte) (kind byte, run, seq uint64, ok bool) {
 	if len(b) < headerLen || string(b[:4]) != "STRM" {
@@ -53,12 +60,14 @@ func parse(b []byte) (kind byte, run, seq uint64, ok bool) {
 // count is what one end has seen of a stream.
 type count struct {
 	Received     int     `json:"received"`
-	Lost         int     `json:"lost"` // of those up to the last that was sent
+	Lost         int     `json:"lost"`     // of those up to the last that was sent
+	Overflow     int     `json:"overflow"` // came, but the reader was so late that the socket's queue was full
 	Duplicates   int     `json:"duplicates"`
 	Reordered    int     `json:"reordered"`
 	Gaps         int     `json:"gaps"`       // runs of lost packets
 	LongestGap   int     `json:"longestGap"` // packets in the longest such run
 	MaxSilenceMS float64 `json:"maxSilenceMs"`
+	MaxDelayMS   float64 `json:"maxDelayMs"` // from sending to the receiver's socket; UDP on one machine
 	seen         []bool
 	highest      int
 	last         time.Time
@@ -86,6 +95,13 @@ func (c *count) add(seq uint64, now time.Time) {
 		c.MaxSilenceMS = max(c.MaxSilenceMS, now.Sub(c.last).Seconds()*1000)
 	}
 	c.last = now
+}
+
+// arrived adds a datagram with what the kernel says of it.
+func (c *count) arrived(seq uint64, sent time.Time, how arrival) {
+	c.MaxDelayMS = max(c.MaxDelayMS, how.at.Sub(sent).Seconds()*1000)
+	c.Overflow = max(c.Overflow, int(how.refused))
+	c.add(seq, how.at)
 }
 
 // close counts what is missing of total packets.
@@ -125,7 +141,7 @@ func runStreamRecv(ctx context.Context, args []string) error {
 	runs := map[uint64]*count{}
 	buf := make([]byte, 65536)
 	for {
-		n, answer, from, err := receive(c, buf)
+		n, answer, from, how, err := receive(c, buf)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -142,8 +158,9 @@ func runStreamRecv(ctx context.Context, args []string) error {
 		}
 		switch kind {
 		case kindData:
-			runs[run].add(seq, time.Now())
+			runs[run].arrived(seq, sentAt(buf), how)
 			buf[4] = kindEcho
+			stamp(buf)
 			answer(buf[:n]) // the sender counts what does not come back
 		case kindAsk:
 			runs[run].close(int(seq))
@@ -173,7 +190,7 @@ func runStreamSend(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("stream-send", flag.ContinueOnError)
 	rate := fs.Int("rate", 1000, "packets per second")
 	duration := fs.Duration("duration", 5*time.Second, "how long; an interrupt ends it early, with the report")
-	size := fs.Int("size", 64, "bytes per packet, at least 24")
+	size := fs.Int("size", 64, "bytes per packet, at least 32")
 	tcp := fs.Bool("tcp", false, "TCP instead of UDP")
 	if err := fs.Parse(args); err != nil {
 		return exitCode{2, err}
@@ -257,9 +274,12 @@ func (s *sender) send(ctx context.Context, rate int, duration time.Duration, don
 }
 
 func (s *sender) readUDP() {
-	buf := make([]byte, 65536)
+	c := s.conn.(*net.UDPConn)
+	_ = c.SetReadBuffer(4 << 20)
+	tellArrivals(c)
+	buf, oob := make([]byte, 65536), make([]byte, 256)
 	for {
-		n, err := s.conn.Read(buf)
+		n, oobn, _, _, err := c.ReadMsgUDPAddrPort(buf, oob)
 		if errors.Is(err, net.ErrClosed) || os.IsTimeout(err) {
 			return
 		}
@@ -273,7 +293,7 @@ func (s *sender) readUDP() {
 		switch kind {
 		case kindEcho:
 			s.mu.Lock()
-			s.report.Back.add(seq, time.Now())
+			s.report.Back.arrived(seq, sentAt(buf), arrivalOf(oob[:oobn]))
 			s.mu.Unlock()
 		case kindCount:
 			got := &count{}
