@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/abi"
 )
 
 // filter picks events: alternatives of one key, all keys together.
@@ -47,7 +48,7 @@ func (f filter) matches(e rest.Event) bool {
 func matchesOne(key, value string, e rest.Event) bool {
 	switch key {
 	case rest.FilterType:
-		return e.Type == value
+		return e.Type == value || value == rest.EventVerdict && deniedByPolicy(e)
 	case rest.FilterVerdict:
 		return e.Verdict == value
 	case rest.FilterProtocol:
@@ -69,6 +70,12 @@ func matchesOne(key, value string, e rest.Event) bool {
 		return matchesParty(value, e.Source, e, "egress") || matchesParty(value, e.Dest, e, "ingress")
 	}
 	return false
+}
+
+// deniedByPolicy tells whether a drop is a verdict of policy: the datapath sends
+// one event for both.
+func deniedByPolicy(e rest.Event) bool {
+	return e.Type == rest.EventDrop && (e.Reason == abi.ReasonPolicyDenied || e.Reason == abi.ReasonPolicyDeniedExplicit)
 }
 
 // matchesParty tells whether a value names one end: an endpoint's number (of the

@@ -201,6 +201,18 @@ func TestTheMonitorNamesBothEndsAndFilters(t *testing.T) {
 	}
 }
 
+func TestADenialIsAVerdictAndADrop(t *testing.T) {
+	for reason, want := range map[int]bool{133: true, 181: true, 132: false} {
+		e := rest.Event{Type: rest.EventDrop, Verdict: "deny", Reason: reason}
+		for query, want := range map[string]bool{"type=drop": true, "type=policy-verdict&verdict=deny": want, "type=policy-verdict&verdict=allow": false, "type=trace": false} {
+			values, _ := url.ParseQuery(query)
+			if f, err := newFilter(values); err != nil || f.matches(e) != want {
+				t.Errorf("reason %d, %q: want %v, %v", reason, query, want, err)
+			}
+		}
+	}
+}
+
 func TestAFilterOfTheMonitorCombinesItsKeys(t *testing.T) {
 	e := rest.Event{
 		Type: rest.EventVerdict, Verdict: "allow", Direction: "ingress", Endpoint: 12, Protocol: "TCP",

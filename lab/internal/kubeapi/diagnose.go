@@ -72,17 +72,32 @@ func podTrouble(p *corev1.Pod) string {
 	for _, s := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
 		switch st := s.State; {
 		case st.Waiting != nil && st.Waiting.Reason != "PodInitializing":
-			why = append(why, strings.TrimSuffix(fmt.Sprintf("container %s: %s: %s", s.Name, st.Waiting.Reason, st.Waiting.Message), ": "))
+			text := strings.TrimSuffix(fmt.Sprintf("container %s: %s: %s", s.Name, st.Waiting.Reason, st.Waiting.Message), ": ")
+			if last := s.LastTerminationState.Terminated; last != nil && last.ExitCode != 0 {
+				text += ", " + ended(last)
+			}
+			why = append(why, text)
 		case st.Terminated != nil && st.Terminated.ExitCode != 0:
-			why = append(why, fmt.Sprintf("container %s: ended with %d: %s", s.Name, st.Terminated.ExitCode, st.Terminated.Message))
+			why = append(why, fmt.Sprintf("container %s: %s", s.Name, ended(st.Terminated)))
 		case st.Running != nil && !s.Ready && !isInit(p, s.Name):
-			why = append(why, fmt.Sprintf("container %s: running, not ready", s.Name))
+			text := fmt.Sprintf("container %s: running, not ready", s.Name)
+			// One that ends again and again runs most of the time.
+			if last := s.LastTerminationState.Terminated; last != nil && last.ExitCode != 0 {
+				text += fmt.Sprintf("; started again %d times, %s", s.RestartCount, ended(last))
+			}
+			why = append(why, text)
 		}
 	}
 	if len(why) == 0 && p.Status.Phase == corev1.PodPending {
 		return "pending"
 	}
 	return strings.Join(why, "; ")
+}
+
+// ended says how a container ended, in one line.
+func ended(t *corev1.ContainerStateTerminated) string {
+	text := fmt.Sprintf("ended with %d: %s", t.ExitCode, strings.Join(strings.Fields(t.Message), " "))
+	return strings.TrimSuffix(text, ": ")
 }
 
 func isInit(p *corev1.Pod, name string) bool {
