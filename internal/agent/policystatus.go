@@ -31,11 +31,12 @@ func (r *policyReporter) Run(ctx context.Context) error {
 	}
 	for {
 		seen := watch(r.tables.verdicts, r.tables.nodes)
-		if r.first() {
-			r.step(ctx)
-		}
+		done := !r.first() || r.step(ctx)
 		if err := pause(ctx, policyStatusEvery); err != nil {
 			return err
+		}
+		if !done {
+			continue
 		}
 		if err := waitAny(ctx, seen...); err != nil {
 			return err
@@ -51,7 +52,9 @@ func (r *policyReporter) first() bool {
 	return false
 }
 
-func (r *policyReporter) step(ctx context.Context) {
+// step writes what differs, and reports whether all of it is written.
+func (r *policyReporter) step(ctx context.Context) bool {
+	done := true
 	for key, v := range r.tables.verdicts.Snapshot().All() {
 		o, ok := r.tables.policies.Get(key)
 		if !ok || o.Kind == policy.KindNetworkPolicy {
@@ -63,8 +66,10 @@ func (r *policyReporter) step(ctx context.Context) {
 		}
 		if err := r.cluster.PublishPolicyStatus(ctx, o, v.Valid, v.Reason); err != nil {
 			r.log.Debug("status of policy is not written", "policy", key, "error", err)
-			continue // with the next change; a status is news, not a command
+			done = false
+			continue
 		}
 		r.written[key] = mark
 	}
+	return done
 }
