@@ -45,7 +45,7 @@ func TestAnUnknownKeyOrABadValueIsOneClearLine(t *testing.T) {
 	for _, c := range []struct{ key, value, want string }{
 		{"routing-mod", "tunnel", `there is no option "routing-mod" (did you mean "routing-mode"?)`},
 		{"zzz", "1", `there is no option "zzz"`},
-		{"routing-mode", "carrier-pigeon", `/routing-mode: "carrier-pigeon" is none of tunnel, native`},
+		{"routing-mode", "carrier-pigeon", `/routing-mode: "carrier-pigeon" is not one of tunnel, native`},
 		{"enable-ipv4", "si", `/enable-ipv4: "si" is neither true nor false`},
 		{"mtu", "9", "mtu: 9 is not within 1280..65535"},
 		{"kube-proxy-replacement", "true", `/kube-proxy-replacement: "true" is not carried out yet, only false`},

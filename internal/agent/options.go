@@ -86,7 +86,7 @@ func (o *Options) validate() error {
 	case !o.IPv4 && !o.IPv6:
 		return fmt.Errorf("enable-ipv4 and enable-ipv6 are both false")
 	case o.AllowLocalhost != "auto" && o.AllowLocalhost != "always" && o.AllowLocalhost != "policy":
-		return fmt.Errorf("allow-localhost: %q is none of auto, always, policy", o.AllowLocalhost)
+		return fmt.Errorf("allow-localhost: %q is not one of auto, always, policy", o.AllowLocalhost)
 	case !filepath.IsAbs(o.RunDir) || !filepath.IsAbs(o.SocketPath):
 		return fmt.Errorf("state-dir and socket-path must be absolute paths")
 	case o.NativeCIDR4.IsValid() && !o.NativeCIDR4.Addr().Is4():

@@ -110,7 +110,7 @@ func text(name, def, help string, field func(*Options) *string) Key {
 func choice(name, def, help string, field func(*Options) *string, values ...string) Key {
 	return Key{name, def, help, "agent", func(o *Options, v string) error {
 		if !slices.Contains(values, v) {
-			return fmt.Errorf("%q is none of %s", v, strings.Join(values, ", "))
+			return fmt.Errorf("%q is not one of %s", v, strings.Join(values, ", "))
 		}
 		*field(o) = v
 		return nil

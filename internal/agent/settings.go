@@ -89,7 +89,7 @@ func (a *Agent) patchConfig(r *http.Request) (any, error) {
 		return nil, nil
 	case policy.EnforceDefault, policy.EnforceAlways, policy.EnforceNever:
 	default:
-		return nil, httpError{http.StatusBadRequest, keyEnforcement + ": " + mode + " is none of default, always, never"}
+		return nil, httpError{http.StatusBadRequest, keyEnforcement + ": " + mode + " is not one of default, always, never"}
 	}
 	a.own.settings.Update(func(tx *table.Tx[Setting]) {
 		if old, _ := tx.Get(keyEnforcement); old.Value != mode {
