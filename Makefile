@@ -42,7 +42,6 @@ lab: build ## Build the lab: bin/stentor-lab and its Kubernetes (4 minutes the f
 	cd lab/kube && go build -ldflags "-s -w $(KUBE_FLAGS)" -o $(BIN)/stentor-kube .
 
 generate: deps-generate ## Write all generated files again.
-	go generate ./internal/datapath/bpf ./internal/abi
 	go generate ./...
 
 verify: generate ## Fail if a generated file differs from what is committed, or if a module is untidy.
