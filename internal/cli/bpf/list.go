@@ -4,12 +4,9 @@
 package bpf
 
 import (
-	"context"
-
 	"github.com/spf13/cobra"
 
 	"github.com/stentor-net/stentor/api/rest"
-	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
 
@@ -30,7 +27,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	var nouns []*cobra.Command
 	for _, d := range dumps {
 		noun := &cobra.Command{Use: d.noun, Short: "Show " + d.short}
-		nouns = append(nouns, command.Group(noun, NewCmdList(f, d.noun, d.short, nil)))
+		nouns = append(nouns, command.Group(noun, newCmdList(f, d.noun, d.short)))
 	}
 	return command.Group(&cobra.Command{
 		Use:   "bpf",
@@ -38,41 +35,15 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	}, nouns...)
 }
 
-// ListOptions of `bpf NOUN list`.
-type ListOptions struct {
-	command.Streams
-	Agent func(context.Context) (*client.Client, error)
-
-	Dump   string
-	Output command.Output
-}
-
-// NewCmdList makes `bpf NOUN list`.
-func NewCmdList(f *command.Factory, noun, short string, runF func(context.Context, *ListOptions) error) *cobra.Command {
-	o := &ListOptions{Streams: f.Streams, Agent: f.Agent, Dump: noun}
-	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls", "get"}, Args: command.NoArgs,
+// newCmdList makes `bpf NOUN list`.
+func newCmdList(f *command.Factory, noun, short string) *cobra.Command {
+	return command.List[rest.Table]{
 		Short:   "List " + short,
 		Example: "  stentor bpf " + noun + " list",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if runF != nil {
-				return runF(cmd.Context(), o)
-			}
-			return list(cmd.Context(), o)
+		Aliases: []string{"get"},
+		Agent:   f.Agent, Path: rest.PathBPF + noun, Formats: []string{command.Table, command.JSON, command.YAML},
+		Print: func(s command.Streams, o command.Output, got rest.Table) error {
+			return command.PrintTable(s, o, got.Headings, got.Rows)
 		},
-	}
-	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
-	return cmd
-}
-
-func list(ctx context.Context, o *ListOptions) error {
-	agent, err := o.Agent(ctx)
-	if err != nil {
-		return err
-	}
-	var got rest.Table
-	if err := agent.Get(ctx, rest.PathBPF+o.Dump, nil, &got); err != nil {
-		return err
-	}
-	return command.PrintTable(o.Streams, o.Output, got.Headings, got.Rows)
+	}.NewCmd(f)
 }

@@ -24,46 +24,22 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "map", Aliases: []string{"maps"},
 		Short: "Show the maps of the datapath",
-	}, NewCmdList(f, nil), NewCmdGet(f, nil))
+	}, newCmdList(f), NewCmdGet(f, nil))
 }
 
-// ListOptions of `map list`.
-type ListOptions struct {
-	command.Streams
-	Agent func(context.Context) (*client.Client, error)
-
-	Output command.Output
-}
-
-// NewCmdList makes `map list`.
-func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
-	o := &ListOptions{Streams: f.Streams, Agent: f.Agent}
-	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+// newCmdList makes `map list`.
+func newCmdList(f *command.Factory) *cobra.Command {
+	return command.List[rest.BPFMapList]{
 		Short:   "List maps with their fill and memory",
 		Example: "  stentor map list --node worker-1",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if runF != nil {
-				return runF(cmd.Context(), o)
-			}
-			return list(cmd.Context(), o)
-		},
-	}
-	o.Output.AddTo(cmd, command.Table, command.Wide, command.JSON, command.YAML)
-	return cmd
+		Agent:   f.Agent, Path: rest.PathMap, Formats: []string{command.Table, command.Wide, command.JSON, command.YAML},
+		Print: list,
+	}.NewCmd(f)
 }
 
-func list(ctx context.Context, o *ListOptions) error {
-	agent, err := o.Agent(ctx)
-	if err != nil {
-		return err
-	}
-	var got rest.BPFMapList
-	if err := agent.Get(ctx, rest.PathMap, nil, &got); err != nil {
-		return err
-	}
+func list(s command.Streams, o command.Output, got rest.BPFMapList) error {
 	slices.SortFunc(got.Maps, func(a, b rest.BPFMap) int { return strings.Compare(name(a), name(b)) })
-	return command.Print(o.Streams, o.Output, columns, got.Maps, nil)
+	return command.Print(s, o, columns, got.Maps, nil)
 }
 
 var columns = []command.Column[rest.BPFMap]{

@@ -4,7 +4,8 @@
 //
 // A command is a file internal/cli/<noun>/<verb>.go with an options struct, a
 // constructor NewCmdVerb(f, runF) and a run function. Tests of flags give a
-// runF; tests of behaviour give a Factory with streams and an agent of theirs.
+// runF; tests of behaviour give a Factory with streams and an agent of theirs. A
+// list without flags of its own is a List.
 package command
 
 import (

@@ -21,45 +21,21 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "db", Aliases: []string{"statedb"},
 		Short: "Show the tables in which an agent keeps all that it knows",
-	}, NewCmdList(f, nil), NewCmdShow(f, nil))
+	}, newCmdList(f), NewCmdShow(f, nil))
 }
 
-// ListOptions of `db list`.
-type ListOptions struct {
-	command.Streams
-	Agent func(context.Context) (*client.Client, error)
-
-	Output command.Output
-}
-
-// NewCmdList makes `db list`.
-func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
-	o := &ListOptions{Streams: f.Streams, Agent: f.Agent}
-	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+// newCmdList makes `db list`.
+func newCmdList(f *command.Factory) *cobra.Command {
+	return command.List[[]rest.TableInfo]{
 		Short:   "List tables with the number of their rows",
 		Example: "  stentor db list",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if runF != nil {
-				return runF(cmd.Context(), o)
-			}
-			return list(cmd.Context(), o)
-		},
-	}
-	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
-	return cmd
+		Agent:   f.Agent, Path: rest.PathDB, Formats: []string{command.Table, command.JSON, command.YAML},
+		Print: list,
+	}.NewCmd(f)
 }
 
-func list(ctx context.Context, o *ListOptions) error {
-	agent, err := o.Agent(ctx)
-	if err != nil {
-		return err
-	}
-	var got []rest.TableInfo
-	if err := agent.Get(ctx, rest.PathDB, nil, &got); err != nil {
-		return err
-	}
-	return command.Print(o.Streams, o.Output, []command.Column[rest.TableInfo]{
+func list(s command.Streams, o command.Output, got []rest.TableInfo) error {
+	return command.Print(s, o, []command.Column[rest.TableInfo]{
 		{Name: "TABLE", Value: func(t rest.TableInfo) string { return t.Name }},
 		{Name: "ROWS", Value: func(t rest.TableInfo) string { return strconv.Itoa(t.Rows) }},
 		{Name: "REVISION", Value: func(t rest.TableInfo) string { return strconv.FormatUint(t.Revision, 10) }},

@@ -4,14 +4,12 @@
 package node
 
 import (
-	"context"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/stentor-net/stentor/api/rest"
-	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
 
@@ -20,44 +18,20 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "node", Aliases: []string{"nodes"},
 		Short: "Show the nodes of the cluster as an agent knows them",
-	}, NewCmdList(f, nil))
+	}, newCmdList(f))
 }
 
-// ListOptions of `node list`.
-type ListOptions struct {
-	command.Streams
-	Agent func(context.Context) (*client.Client, error)
-
-	Output command.Output
-}
-
-// NewCmdList makes `node list`.
-func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
-	o := &ListOptions{Streams: f.Streams, Agent: f.AnyAgent}
-	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+// newCmdList makes `node list`.
+func newCmdList(f *command.Factory) *cobra.Command {
+	return command.List[rest.ClusterNodeStatus]{
 		Short:   "List nodes with their addresses and pod ranges",
 		Example: "  stentor node list -o wide",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if runF != nil {
-				return runF(cmd.Context(), o)
-			}
-			return list(cmd.Context(), o)
-		},
-	}
-	o.Output.AddTo(cmd, command.Table, command.Wide, command.JSON, command.YAML)
-	return cmd
+		Agent:   f.AnyAgent, Path: rest.PathClusterNodes, Formats: []string{command.Table, command.Wide, command.JSON, command.YAML},
+		Print: list,
+	}.NewCmd(f)
 }
 
-func list(ctx context.Context, o *ListOptions) error {
-	agent, err := o.Agent(ctx)
-	if err != nil {
-		return err
-	}
-	var got rest.ClusterNodeStatus
-	if err := agent.Get(ctx, rest.PathClusterNodes, nil, &got); err != nil {
-		return err
-	}
+func list(s command.Streams, o command.Output, got rest.ClusterNodeStatus) error {
 	nodes := got.NodesAdded
 	slices.SortFunc(nodes, func(a, b rest.NodeElement) int { return strings.Compare(a.Name, b.Name) })
 	of := func(get func(rest.NodeAddressingElement) string, family int) func(rest.NodeElement) string {
@@ -65,7 +39,7 @@ func list(ctx context.Context, o *ListOptions) error {
 	}
 	ip := func(e rest.NodeAddressingElement) string { return e.IP }
 	pods := func(e rest.NodeAddressingElement) string { return e.AllocRange }
-	return command.Print(o.Streams, o.Output, []command.Column[rest.NodeElement]{
+	return command.Print(s, o, []command.Column[rest.NodeElement]{
 		{Name: "NAME", Value: func(n rest.NodeElement) string {
 			if n.Name == got.Self {
 				return n.Name + "*"

@@ -4,7 +4,6 @@
 package service
 
 import (
-	"context"
 	"net"
 	"slices"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stentor-net/stentor/api/rest"
-	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
 
@@ -22,51 +20,27 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "service", Aliases: []string{"services", "svc"},
 		Short: "Show the services that the datapath balances",
-	}, NewCmdList(f, nil))
+	}, newCmdList(f))
 }
 
-// ListOptions of `service list`.
-type ListOptions struct {
-	command.Streams
-	Agent func(context.Context) (*client.Client, error)
-
-	Output command.Output
-}
-
-// NewCmdList makes `service list`.
-func NewCmdList(f *command.Factory, runF func(context.Context, *ListOptions) error) *cobra.Command {
-	o := &ListOptions{Streams: f.Streams, Agent: f.AnyAgent}
-	cmd := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Args: command.NoArgs,
+// newCmdList makes `service list`.
+func newCmdList(f *command.Factory) *cobra.Command {
+	return command.List[[]rest.Service]{
 		Short:   "List frontends with their backends",
 		Example: "  stentor service list",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if runF != nil {
-				return runF(cmd.Context(), o)
-			}
-			return list(cmd.Context(), o)
-		},
-	}
-	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
-	return cmd
+		Agent:   f.AnyAgent, Path: rest.PathService, Formats: []string{command.Table, command.JSON, command.YAML},
+		Print: list,
+	}.NewCmd(f)
 }
 
-func list(ctx context.Context, o *ListOptions) error {
-	agent, err := o.Agent(ctx)
-	if err != nil {
-		return err
-	}
-	var got []rest.Service
-	if err := agent.Get(ctx, rest.PathService, nil, &got); err != nil {
-		return err
-	}
+func list(s command.Streams, o command.Output, got []rest.Service) error {
 	slices.SortFunc(got, func(a, b rest.Service) int {
 		if c := strings.Compare(name(a), name(b)); c != 0 {
 			return c
 		}
 		return strings.Compare(frontend(a), frontend(b))
 	})
-	return command.Print(o.Streams, o.Output, []command.Column[rest.Service]{
+	return command.Print(s, o, []command.Column[rest.Service]{
 		{Name: "ID", Value: func(s rest.Service) string { return strconv.FormatInt(spec(s).ID, 10) }},
 		{Name: "SERVICE", Value: name},
 		{Name: "TYPE", Value: func(s rest.Service) string { return flags(s).Type }},
