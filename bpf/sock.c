@@ -58,7 +58,7 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, int six, const
 static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct service_key *vip, struct backend **chosen)
 {
 	struct service *s;
-	__u32 index;
+	__u32 index, id;
 
 	*chosen = NULL;
 	read_addr(ctx, six, &vip->vip);
@@ -69,7 +69,7 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 		return PASS;
 	if (s->count) {
 		index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
-		*chosen = bpf_map_lookup_elem(&backends, &index);
+		*chosen = backend_at(index, &id);
 	}
 	if (*chosen)
 		return PASS;

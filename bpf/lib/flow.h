@@ -42,10 +42,11 @@ struct flow {
 	__u8 tcp[2];       /* TCP flags seen from the initiator, from the responder */
 	__u8 pad;
 	__be16 proxy_port;
-	__u16 service; /* id of the service that was translated; 0: none */
+	__u16 pad2;
 	__u32 identity[2];
 	__u32 incarnation[2]; /* of the endpoints */
 	__u32 report;         /* last report, jiffies */
+	__u32 service;        /* id of the service that was translated; 0: none */
 	__u32 packets[2];
 	__u16 shard[2]; /* of the initiator's and the responder's address in generations.peer */
 	__u64 bytes[2];

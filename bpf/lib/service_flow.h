@@ -9,8 +9,10 @@
 struct service_flow {
 	struct addr addr;
 	__be16 port;
-	__u16 service;
-	__u32 last; /* jiffies */
+	__u16 pad;
+	__u32 service;
+	__u32 backend; /* row in `backends` */
+	__u32 last;    /* jiffies */
 };
 
 /* Written by from_pod; expired by the agent. */

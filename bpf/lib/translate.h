@@ -71,7 +71,7 @@ static __always_inline int choose(const struct packet *p, const struct service *
 		return REASON_NO_SERVICE_BACKEND;
 	for (i = 0; i < BACKEND_TRIES; i++) {
 		index = s->first + bpf_get_prandom_u32() % s->count;
-		b = bpf_map_lookup_elem(&backends, &index);
+		b = backend_at(index, &to->backend);
 		if (!b)
 			return REASON_NO_SERVICE_BACKEND;
 		to->addr = b->addr;

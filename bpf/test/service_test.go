@@ -18,12 +18,13 @@ func (n *node) addService(vip string, vport uint16, protocol uint8, port uint16,
 	n.Helper()
 	first := n.first
 	for _, a := range addrs {
-		n.put(abi.MapBackends, n.first, abi.Backend{Addr: mapped(a), Port: ports(port), ID: n.first + 1})
+		n.put(abi.MapBackends, n.first+1, abi.Backend{Addr: mapped(a), Port: ports(port), Protocol: protocol, Flags: abi.BackendUsed})
+		n.put(abi.MapServiceSlots, n.first, abi.ServiceSlot{Backend: n.first + 1})
 		n.first++
 	}
 	n.put(abi.MapServiceVIPs, uint32(serviceID), abi.ServiceVIP{VIP: mapped(vip), Port: ports(vport), Protocol: protocol})
 	n.put(abi.MapServices, abi.ServiceKey{VIP: mapped(vip), Port: ports(vport), Protocol: protocol},
-		abi.Service{First: first, Count: uint32(len(addrs)), ID: serviceID, Flags: abi.ServiceClusterIP})
+		abi.Service{First: first, Count: uint32(len(addrs)), ID: serviceID, Kind: abi.ServiceClusterIP})
 }
 
 func toService(six bool, flags string) message {

@@ -195,35 +195,73 @@ const (
 	ReasonFlowNowRedirected    = 212
 )
 
+// enum service_scope.
+const (
+	ScopeInternal = 0
+	ScopeExternal = 1
+)
+
 // enum service_flag.
 const (
-	ServiceClusterIP = 1
+	ServiceRest        = 1
+	ServiceLocal       = 2
+	ServiceDSR         = 4
+	ServiceSourceAllow = 8
+	ServiceSourceDeny  = 16
+	ServiceSkipped     = 32
+)
+
+// enum service_kind.
+const (
+	ServiceClusterIP     = 0
+	ServiceNodePort      = 1
+	ServiceExternalIP    = 2
+	ServiceLoadBalancer  = 3
+	ServiceHostPort      = 4
+	ServiceLocalRedirect = 5
+)
+
+// enum backend_flag.
+const (
+	BackendUsed        = 1
+	BackendTerminating = 2
+)
+
+// enum maglev_limit.
+const (
+	MaglevWidth = 16
 )
 
 // Names of the maps, as in the objects and in bpffs.
 const (
-	MapBackends      = "backends"
-	MapClasses       = "classes"
-	MapEndpointAddrs = "endpoint_addrs"
-	MapEndpoints     = "endpoints"
-	MapEventSequence = "event_sequence"
-	MapEvents        = "events"
-	MapFlows         = "flows"
-	MapFragments     = "fragments"
-	MapIdentityPeer  = "identity_peer"
-	MapIpcache       = "ipcache"
-	MapMetrics       = "metrics"
-	MapNAT           = "nat"
-	MapNodeAddrs     = "node_addrs"
-	MapNodes         = "nodes"
-	MapPeers         = "peers"
-	MapPolicyGens    = "policy_gens"
-	MapServiceFlows  = "service_flows"
-	MapServiceVIPs   = "service_vips"
-	MapServices      = "services"
-	MapSets          = "sets"
-	MapSocketPeers   = "socket_peers"
-	MapSocketVIPs    = "socket_vips"
+	MapAffinities       = "affinities"
+	MapAffinityBackends = "affinity_backends"
+	MapBackends         = "backends"
+	MapClasses          = "classes"
+	MapEndpointAddrs    = "endpoint_addrs"
+	MapEndpoints        = "endpoints"
+	MapEventSequence    = "event_sequence"
+	MapEvents           = "events"
+	MapFlows            = "flows"
+	MapFragments        = "fragments"
+	MapIdentityPeer     = "identity_peer"
+	MapIpcache          = "ipcache"
+	MapMaglevRows       = "maglev_rows"
+	MapMetrics          = "metrics"
+	MapNAT              = "nat"
+	MapNodeAddrs        = "node_addrs"
+	MapNodes            = "nodes"
+	MapPeers            = "peers"
+	MapPolicyGens       = "policy_gens"
+	MapServiceFlows     = "service_flows"
+	MapServiceSkips     = "service_skips"
+	MapServiceSlots     = "service_slots"
+	MapServiceVIPs      = "service_vips"
+	MapServices         = "services"
+	MapSets             = "sets"
+	MapSocketPeers      = "socket_peers"
+	MapSocketVIPs       = "socket_vips"
+	MapSourceRanges     = "source_ranges"
 )
 
 // Names of the settings in .rodata.

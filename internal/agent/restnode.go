@@ -126,7 +126,7 @@ func (a *Agent) serviceList() []rest.Service {
 		spec := &rest.ServiceSpec{
 			ID:              int64(len(out) + 1),
 			FrontendAddress: &rest.FrontendAddress{IP: f.Addr.String(), Port: f.Port, Protocol: strings.ToLower(protocolName(f.Protocol))},
-			Flags:           &rest.ServiceFlags{Type: f.Type, Name: name, Namespace: namespace},
+			Flags:           &rest.ServiceFlags{Type: string(f.Kind), Name: name, Namespace: namespace},
 		}
 		for _, b := range f.Backends {
 			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: "active"})

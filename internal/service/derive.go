@@ -25,7 +25,7 @@ func Frontends(services table.Snapshot[Service], slicesOf table.Snapshot[Slice],
 			for _, ip := range s.ClusterIPs {
 				f := Frontend{
 					Service: key, PortName: p.Name, Addr: ip, Port: p.Port, Protocol: p.Protocol,
-					Type: "ClusterIP", AffinitySeconds: s.AffinitySeconds,
+					Kind: ClusterIP, Affinity: s.AffinitySeconds,
 					Backends: family(backends, ip.Is4()),
 				}
 				// The API server gives an address to one Service; while one
@@ -73,7 +73,7 @@ func backendsOf(s Service, p Port, all table.Snapshot[Slice], key, node string) 
 
 func appendBackends(list []Backend, e SliceEndpoint, port uint16) []Backend {
 	for _, a := range e.Addresses {
-		list = append(list, Backend{Addr: a, Port: port})
+		list = append(list, Backend{Addr: a, Port: port, State: Active, Weight: DefaultWeight})
 	}
 	return list
 }
@@ -86,13 +86,6 @@ func family(all []Backend, four bool) []Backend {
 		}
 	}
 	return out
-}
-
-// SameFrontend tells whether two frontends are equal.
-func SameFrontend(a, b Frontend) bool {
-	backends := slices.Equal(a.Backends, b.Backends)
-	return backends && a.Service == b.Service && a.PortName == b.PortName && a.Type == b.Type &&
-		a.Addr == b.Addr && a.Port == b.Port && a.Protocol == b.Protocol && a.AffinitySeconds == b.AffinitySeconds
 }
 
 // APIServers are the addresses behind the Service of the API server itself.

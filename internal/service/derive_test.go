@@ -29,7 +29,7 @@ func lines(services []Service, all []Slice, node string) []string {
 	_, rows := ft.Describe()
 	var out []string
 	for _, r := range rows {
-		out = append(out, strings.Join(r, " "))
+		out = append(out, strings.Join([]string{r[0], r[1], r[2], r[5]}, " "))
 	}
 	return out
 }

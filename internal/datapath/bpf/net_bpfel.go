@@ -16,6 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	NetMapAffinities         = "affinities"
+	NetMapAffinityBackends   = "affinity_backends"
 	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
 	NetMapEndpointAddrs      = "endpoint_addrs"
@@ -26,6 +28,7 @@ const (
 	NetMapFragments          = "fragments"
 	NetMapIdentityPeer       = "identity_peer"
 	NetMapIpcache            = "ipcache"
+	NetMapMaglevRows         = "maglev_rows"
 	NetMapMetrics            = "metrics"
 	NetMapNat                = "nat"
 	NetMapNodeAddrs          = "node_addrs"
@@ -34,9 +37,12 @@ const (
 	NetMapPolicyGens         = "policy_gens"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
+	NetMapServiceSkips       = "service_skips"
+	NetMapServiceSlots       = "service_slots"
 	NetMapServiceVips        = "service_vips"
 	NetMapServices           = "services"
 	NetMapSets               = "sets"
+	NetMapSourceRanges       = "source_ranges"
 	NetProgFromNet           = "from_net"
 	NetProgToNet             = "to_net"
 	NetVarCfgEventLevel      = "cfg_event_level"
@@ -108,27 +114,33 @@ type NetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetMapSpecs struct {
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Classes       *ebpf.MapSpec `ebpf:"classes"`
-	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventSequence *ebpf.MapSpec `ebpf:"event_sequence"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
-	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
-	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
-	Nat           *ebpf.MapSpec `ebpf:"nat"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
+	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	Nat              *ebpf.MapSpec `ebpf:"nat"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	Peers            *ebpf.MapSpec `ebpf:"peers"`
+	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // NetVariableSpecs contains global variables before they are loaded into the kernel.
@@ -174,31 +186,39 @@ func (o *NetObjects) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetMaps struct {
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Classes       *ebpf.Map `ebpf:"classes"`
-	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventSequence *ebpf.Map `ebpf:"event_sequence"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
-	Ipcache       *ebpf.Map `ebpf:"ipcache"`
-	Metrics       *ebpf.Map `ebpf:"metrics"`
-	Nat           *ebpf.Map `ebpf:"nat"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Classes          *ebpf.Map `ebpf:"classes"`
+	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
+	Ipcache          *ebpf.Map `ebpf:"ipcache"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	Metrics          *ebpf.Map `ebpf:"metrics"`
+	Nat              *ebpf.Map `ebpf:"nat"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	Peers            *ebpf.Map `ebpf:"peers"`
+	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *NetMaps) Close() error {
 	return _NetClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
@@ -209,6 +229,7 @@ func (m *NetMaps) Close() error {
 		m.Fragments,
 		m.IdentityPeer,
 		m.Ipcache,
+		m.MaglevRows,
 		m.Metrics,
 		m.Nat,
 		m.NodeAddrs,
@@ -217,9 +238,12 @@ func (m *NetMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.Sets,
+		m.SourceRanges,
 	)
 }
 

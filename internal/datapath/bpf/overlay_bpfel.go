@@ -16,6 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	OverlayMapAffinities         = "affinities"
+	OverlayMapAffinityBackends   = "affinity_backends"
 	OverlayMapBackends           = "backends"
 	OverlayMapClasses            = "classes"
 	OverlayMapEndpointAddrs      = "endpoint_addrs"
@@ -26,6 +28,7 @@ const (
 	OverlayMapFragments          = "fragments"
 	OverlayMapIdentityPeer       = "identity_peer"
 	OverlayMapIpcache            = "ipcache"
+	OverlayMapMaglevRows         = "maglev_rows"
 	OverlayMapMetrics            = "metrics"
 	OverlayMapNodeAddrs          = "node_addrs"
 	OverlayMapNodes              = "nodes"
@@ -33,9 +36,12 @@ const (
 	OverlayMapPolicyGens         = "policy_gens"
 	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
+	OverlayMapServiceSkips       = "service_skips"
+	OverlayMapServiceSlots       = "service_slots"
 	OverlayMapServiceVips        = "service_vips"
 	OverlayMapServices           = "services"
 	OverlayMapSets               = "sets"
+	OverlayMapSourceRanges       = "source_ranges"
 	OverlayProgFromOverlay       = "from_overlay"
 	OverlayProgToOverlay         = "to_overlay"
 	OverlayVarCfgEventLevel      = "cfg_event_level"
@@ -107,26 +113,32 @@ type OverlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OverlayMapSpecs struct {
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Classes       *ebpf.MapSpec `ebpf:"classes"`
-	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventSequence *ebpf.MapSpec `ebpf:"event_sequence"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
-	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
-	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
+	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	Peers            *ebpf.MapSpec `ebpf:"peers"`
+	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // OverlayVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,30 +184,38 @@ func (o *OverlayObjects) Close() error {
 //
 // It can be passed to LoadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OverlayMaps struct {
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Classes       *ebpf.Map `ebpf:"classes"`
-	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventSequence *ebpf.Map `ebpf:"event_sequence"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
-	Ipcache       *ebpf.Map `ebpf:"ipcache"`
-	Metrics       *ebpf.Map `ebpf:"metrics"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Classes          *ebpf.Map `ebpf:"classes"`
+	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
+	Ipcache          *ebpf.Map `ebpf:"ipcache"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	Metrics          *ebpf.Map `ebpf:"metrics"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	Peers            *ebpf.Map `ebpf:"peers"`
+	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *OverlayMaps) Close() error {
 	return _OverlayClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
@@ -206,6 +226,7 @@ func (m *OverlayMaps) Close() error {
 		m.Fragments,
 		m.IdentityPeer,
 		m.Ipcache,
+		m.MaglevRows,
 		m.Metrics,
 		m.NodeAddrs,
 		m.Nodes,
@@ -213,9 +234,12 @@ func (m *OverlayMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.Sets,
+		m.SourceRanges,
 	)
 }
 

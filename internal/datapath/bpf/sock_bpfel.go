@@ -16,11 +16,17 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SockMapAffinities        = "affinities"
+	SockMapAffinityBackends  = "affinity_backends"
 	SockMapBackends          = "backends"
+	SockMapMaglevRows        = "maglev_rows"
+	SockMapServiceSkips      = "service_skips"
+	SockMapServiceSlots      = "service_slots"
 	SockMapServiceVips       = "service_vips"
 	SockMapServices          = "services"
 	SockMapSocketPeers       = "socket_peers"
 	SockMapSocketVips        = "socket_vips"
+	SockMapSourceRanges      = "source_ranges"
 	SockProgSockConnect4     = "sock_connect4"
 	SockProgSockConnect6     = "sock_connect6"
 	SockProgSockGetpeername4 = "sock_getpeername4"
@@ -88,11 +94,17 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	ServiceVips *ebpf.MapSpec `ebpf:"service_vips"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	SocketPeers *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketVips  *ebpf.MapSpec `ebpf:"socket_vips"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	SocketPeers      *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketVips       *ebpf.MapSpec `ebpf:"socket_vips"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -122,20 +134,32 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	Backends    *ebpf.Map `ebpf:"backends"`
-	ServiceVips *ebpf.Map `ebpf:"service_vips"`
-	Services    *ebpf.Map `ebpf:"services"`
-	SocketPeers *ebpf.Map `ebpf:"socket_peers"`
-	SocketVips  *ebpf.Map `ebpf:"socket_vips"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	SocketPeers      *ebpf.Map `ebpf:"socket_peers"`
+	SocketVips       *ebpf.Map `ebpf:"socket_vips"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
+		m.MaglevRows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.SocketPeers,
 		m.SocketVips,
+		m.SourceRanges,
 	)
 }
 

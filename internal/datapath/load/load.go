@@ -161,6 +161,7 @@ func (p *Programs) collection(name string, spec *ebpf.CollectionSpec, tables map
 	for key := range spec.Maps {
 		if m := tables[key]; m != nil {
 			replace[key] = m
+			spec.Maps[key].MaxEntries = m.MaxEntries() // some tables grow
 		}
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
