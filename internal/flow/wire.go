@@ -29,7 +29,7 @@ type Wire struct {
 // and must not be changed.
 func (w *Wire) Flow(r *Record) *pb.Flow {
 	f := &pb.Flow{
-		Time: timestamppb.New(timeOf(r.Time)), Uuid: w.uuid(r), Emitter: w.Emitter,
+		Time: timestamppb.New(timeOf(r.Time)), Uuid: w.UUID(r), Emitter: w.Emitter,
 		Verdict: r.Verdict, NodeName: w.Node, NodeLabels: w.Labels, Type: r.kind(),
 		IP: r.ip(), L4: r.layer4(), L7: r.L7,
 		Source: r.SourceParty.endpoint(r.SourceIdentity), Destination: r.DestinationParty.endpoint(r.DestinationIdentity),
@@ -78,8 +78,8 @@ func (w *Wire) Flow(r *Record) *pb.Flow {
 	return f
 }
 
-// uuid is the same each time the same observation is asked for (RFC 9562, version 8).
-func (w *Wire) uuid(r *Record) string {
+// UUID is the same each time the same observation is asked for (RFC 9562, version 8).
+func (w *Wire) UUID(r *Record) string {
 	var b [16]byte
 	h := fnv.New64a()
 	h.Write([]byte(w.Node))
