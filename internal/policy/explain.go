@@ -164,7 +164,7 @@ func (x *Explainer) Explain(q Question) (Answer, error) {
 		out.Closed, out.Enforcing = true, true
 		return out, nil
 	}
-	slot, names := x.slotOf(s, q.Direction)
+	slot, names := x.slotOf(s, q.Direction, p.ports)
 	if slot == nil {
 		out.Verdict = Allow
 		return out, nil
@@ -216,11 +216,11 @@ func (x *Explainer) subject(q *Question) (*Subject, error) {
 // slotOf is the slot of a subject, with the names of its own rules: one that
 // endpoints share may have rules of equal content from elsewhere. It is nil
 // where nothing is enforced.
-func (x *Explainer) slotOf(s *Subject, d Direction) (*slot, map[string][]portName) {
+func (x *Explainer) slotOf(s *Subject, d Direction, peer []endpoint.Port) (*slot, map[string][]portName) {
 	rules := selecting(x.rules, s.Labels)[d]
 	var names map[string][]portName
 	if d == Egress && slices.ContainsFunc(rules, (*rule).namesPorts) {
-		names = portNames(x.in)
+		names = portNames(x.in, peer)
 	}
 	b := newSlotBuilder(&x.opts, names)
 	i, enforcing := b.slotFor(d, rules, s.Ports)
@@ -230,10 +230,12 @@ func (x *Explainer) slotOf(s *Subject, d Direction) (*slot, map[string][]portNam
 	return b.slots[i], names
 }
 
-// portNames are the numbers that pods give to port names.
-func portNames(in *Input) map[string][]portName {
+// portNames are the numbers that pods give to port names; the peer's own count
+// also if it has no address.
+func portNames(in *Input, peer []endpoint.Port) map[string][]portName {
 	c := &compiler{in: in, m: &model{}}
 	c.m.ports = c.namedPorts()
+	c.m.ports[netip.Addr{}] = peer
 	return c.portNames()
 }
 
@@ -303,3 +305,7 @@ func NewExplainer(opts Options, in *Input) (*Explainer, []ObjectStatus, error) {
 	x, status := empty.With(in.Objects)
 	return x, status, nil
 }
+
+// Same tells whether two rulings say the same about every packet. Revisions
+// count within one agent, and the rules of one revision are the same.
+func (r *Ruling) Same(o *Ruling) bool { return r.revision == o.revision && r.opts == o.opts }

@@ -22,6 +22,7 @@ type peerFacts struct {
 	addr     netip.Addr   // invalid: known by identity or labels alone
 	row      netip.Prefix // that says who it is
 	ports    []endpoint.Port
+	thought  bool // a pod that nobody may have seen
 }
 
 func (p *peerFacts) known() bool { return p.stranger == NoStranger }
@@ -34,7 +35,7 @@ func (x *Explainer) peerOf(q *Question) peerFacts {
 	p := peerFacts{identity: q.Identity, stranger: q.Stranger, addr: q.Peer, ports: q.PeerPorts}
 	switch {
 	case q.PeerLabels != nil:
-		p.labels, p.addr = q.PeerLabels, netip.Addr{}
+		p.labels, p.addr, p.thought = q.PeerLabels, netip.Addr{}, true
 	case q.Peer.IsValid():
 		p.row, p.identity = x.rowOf(q.Peer)
 		if !p.row.IsValid() {
@@ -154,7 +155,7 @@ func (x *Explainer) givesPort(want *portName, p *peerFacts) bool {
 	if want.loose && p.place != placePod {
 		return true
 	}
-	return p.row.IsValid() && slices.ContainsFunc(p.ports, func(have endpoint.Port) bool {
+	return (p.row.IsValid() || p.thought) && slices.ContainsFunc(p.ports, func(have endpoint.Port) bool {
 		return have.Number == want.number && have.Protocol == want.protocol && strings.EqualFold(have.Name, want.name)
 	})
 }
@@ -190,4 +191,11 @@ func (x *Explainer) Known() map[identity.ID]label.Set {
 	maps.Copy(out, x.in.Identities)
 	maps.Copy(out, x.local)
 	return out
+}
+
+// Who tells who has an address: the identity and its labels, as far as known.
+func (x *Explainer) Who(a netip.Addr) (identity.ID, label.Set) {
+	_, id := x.rowOf(a)
+	labels, _ := x.labelsOf(id)
+	return id, labels
 }
