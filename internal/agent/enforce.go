@@ -31,6 +31,7 @@ type enforcer struct {
 	endpoints *endpoints
 	ids       *allocator
 	checks    *checks
+	past      *past
 	dp        Datapath
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
 
@@ -118,6 +119,7 @@ func (f *enforcer) step() error {
 		return err
 	}
 	f.numbers.settled()
+	f.past.add(out.Explainer, time.Now())
 	f.ids.setLocal(out.LocalIdentities)
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
