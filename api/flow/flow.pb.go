@@ -1440,27 +1440,25 @@ func (Tunnel_Protocol) EnumDescriptor() ([]byte, []int) {
 
 // A Flow is one observation of a packet, a request or a socket operation, with who is behind its addresses and what policy said.
 type Flow struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Time    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	Uuid    string                 `protobuf:"bytes,34,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Emitter *Emitter               `protobuf:"bytes,41,opt,name=emitter,proto3" json:"emitter,omitempty"`
-	Verdict Verdict                `protobuf:"varint,2,opt,name=verdict,proto3,enum=flow.Verdict" json:"verdict,omitempty"`
-	// Deprecated: Marked as deprecated in api/flow/flow.proto.
-	DropReason       uint32    `protobuf:"varint,3,opt,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"`
-	AuthType         AuthType  `protobuf:"varint,35,opt,name=auth_type,json=authType,proto3,enum=flow.AuthType" json:"auth_type,omitempty"`
-	Ethernet         *Ethernet `protobuf:"bytes,4,opt,name=ethernet,proto3" json:"ethernet,omitempty"`
-	IP               *IP       `protobuf:"bytes,5,opt,name=IP,proto3" json:"IP,omitempty"`
-	L4               *Layer4   `protobuf:"bytes,6,opt,name=l4,proto3" json:"l4,omitempty"`
-	Tunnel           *Tunnel   `protobuf:"bytes,39,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
-	Source           *Endpoint `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
-	Destination      *Endpoint `protobuf:"bytes,9,opt,name=destination,proto3" json:"destination,omitempty"`
-	Type             FlowType  `protobuf:"varint,10,opt,name=Type,proto3,enum=flow.FlowType" json:"Type,omitempty"`
-	NodeName         string    `protobuf:"bytes,11,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	NodeLabels       []string  `protobuf:"bytes,37,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty"`
-	SourceNames      []string  `protobuf:"bytes,13,rep,name=source_names,json=sourceNames,proto3" json:"source_names,omitempty"`
-	DestinationNames []string  `protobuf:"bytes,14,rep,name=destination_names,json=destinationNames,proto3" json:"destination_names,omitempty"`
-	L7               *Layer7   `protobuf:"bytes,15,opt,name=l7,proto3" json:"l7,omitempty"`
-	// Deprecated: Marked as deprecated in api/flow/flow.proto.
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Time                  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	Uuid                  string                 `protobuf:"bytes,34,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Emitter               *Emitter               `protobuf:"bytes,41,opt,name=emitter,proto3" json:"emitter,omitempty"`
+	Verdict               Verdict                `protobuf:"varint,2,opt,name=verdict,proto3,enum=flow.Verdict" json:"verdict,omitempty"`
+	DropReason            uint32                 `protobuf:"varint,3,opt,name=drop_reason,json=dropReason,proto3" json:"drop_reason,omitempty"`
+	AuthType              AuthType               `protobuf:"varint,35,opt,name=auth_type,json=authType,proto3,enum=flow.AuthType" json:"auth_type,omitempty"`
+	Ethernet              *Ethernet              `protobuf:"bytes,4,opt,name=ethernet,proto3" json:"ethernet,omitempty"`
+	IP                    *IP                    `protobuf:"bytes,5,opt,name=IP,proto3" json:"IP,omitempty"`
+	L4                    *Layer4                `protobuf:"bytes,6,opt,name=l4,proto3" json:"l4,omitempty"`
+	Tunnel                *Tunnel                `protobuf:"bytes,39,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	Source                *Endpoint              `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
+	Destination           *Endpoint              `protobuf:"bytes,9,opt,name=destination,proto3" json:"destination,omitempty"`
+	Type                  FlowType               `protobuf:"varint,10,opt,name=Type,proto3,enum=flow.FlowType" json:"Type,omitempty"`
+	NodeName              string                 `protobuf:"bytes,11,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	NodeLabels            []string               `protobuf:"bytes,37,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty"`
+	SourceNames           []string               `protobuf:"bytes,13,rep,name=source_names,json=sourceNames,proto3" json:"source_names,omitempty"`
+	DestinationNames      []string               `protobuf:"bytes,14,rep,name=destination_names,json=destinationNames,proto3" json:"destination_names,omitempty"`
+	L7                    *Layer7                `protobuf:"bytes,15,opt,name=l7,proto3" json:"l7,omitempty"`
 	Reply                 bool                   `protobuf:"varint,16,opt,name=reply,proto3" json:"reply,omitempty"`
 	EventType             *CiliumEventType       `protobuf:"bytes,19,opt,name=event_type,json=eventType,proto3" json:"event_type,omitempty"`
 	SourceService         *Service               `protobuf:"bytes,20,opt,name=source_service,json=sourceService,proto3" json:"source_service,omitempty"`
@@ -1480,17 +1478,16 @@ type Flow struct {
 	SockXlatePoint        SocketTranslationPoint `protobuf:"varint,31,opt,name=sock_xlate_point,json=sockXlatePoint,proto3,enum=flow.SocketTranslationPoint" json:"sock_xlate_point,omitempty"`
 	SocketCookie          uint64                 `protobuf:"varint,32,opt,name=socket_cookie,json=socketCookie,proto3" json:"socket_cookie,omitempty"`
 	CgroupId              uint64                 `protobuf:"varint,33,opt,name=cgroup_id,json=cgroupId,proto3" json:"cgroup_id,omitempty"`
-	// Deprecated: Marked as deprecated in api/flow/flow.proto.
-	Summary          string     `protobuf:"bytes,100000,opt,name=Summary,proto3" json:"Summary,omitempty"`
-	Extensions       *anypb.Any `protobuf:"bytes,150000,opt,name=extensions,proto3" json:"extensions,omitempty"`
-	EgressAllowedBy  []*Policy  `protobuf:"bytes,21001,rep,name=egress_allowed_by,json=egressAllowedBy,proto3" json:"egress_allowed_by,omitempty"`
-	IngressAllowedBy []*Policy  `protobuf:"bytes,21002,rep,name=ingress_allowed_by,json=ingressAllowedBy,proto3" json:"ingress_allowed_by,omitempty"`
-	EgressDeniedBy   []*Policy  `protobuf:"bytes,21004,rep,name=egress_denied_by,json=egressDeniedBy,proto3" json:"egress_denied_by,omitempty"`
-	IngressDeniedBy  []*Policy  `protobuf:"bytes,21005,rep,name=ingress_denied_by,json=ingressDeniedBy,proto3" json:"ingress_denied_by,omitempty"`
-	PolicyLog        []string   `protobuf:"bytes,21006,rep,name=policy_log,json=policyLog,proto3" json:"policy_log,omitempty"`
-	Aggregate        *Aggregate `protobuf:"bytes,21007,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	Summary               string                 `protobuf:"bytes,100000,opt,name=Summary,proto3" json:"Summary,omitempty"`
+	Extensions            *anypb.Any             `protobuf:"bytes,150000,opt,name=extensions,proto3" json:"extensions,omitempty"`
+	EgressAllowedBy       []*Policy              `protobuf:"bytes,21001,rep,name=egress_allowed_by,json=egressAllowedBy,proto3" json:"egress_allowed_by,omitempty"`
+	IngressAllowedBy      []*Policy              `protobuf:"bytes,21002,rep,name=ingress_allowed_by,json=ingressAllowedBy,proto3" json:"ingress_allowed_by,omitempty"`
+	EgressDeniedBy        []*Policy              `protobuf:"bytes,21004,rep,name=egress_denied_by,json=egressDeniedBy,proto3" json:"egress_denied_by,omitempty"`
+	IngressDeniedBy       []*Policy              `protobuf:"bytes,21005,rep,name=ingress_denied_by,json=ingressDeniedBy,proto3" json:"ingress_denied_by,omitempty"`
+	PolicyLog             []string               `protobuf:"bytes,21006,rep,name=policy_log,json=policyLog,proto3" json:"policy_log,omitempty"`
+	Aggregate             *Aggregate             `protobuf:"bytes,21007,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Flow) Reset() {
@@ -1551,7 +1548,6 @@ func (x *Flow) GetVerdict() Verdict {
 	return Verdict_VERDICT_UNKNOWN
 }
 
-// Deprecated: Marked as deprecated in api/flow/flow.proto.
 func (x *Flow) GetDropReason() uint32 {
 	if x != nil {
 		return x.DropReason
@@ -1650,7 +1646,6 @@ func (x *Flow) GetL7() *Layer7 {
 	return nil
 }
 
-// Deprecated: Marked as deprecated in api/flow/flow.proto.
 func (x *Flow) GetReply() bool {
 	if x != nil {
 		return x.Reply
@@ -1784,7 +1779,6 @@ func (x *Flow) GetCgroupId() uint64 {
 	return 0
 }
 
-// Deprecated: Marked as deprecated in api/flow/flow.proto.
 func (x *Flow) GetSummary() string {
 	if x != nil {
 		return x.Summary
@@ -2194,7 +2188,6 @@ func (x *Layer7) GetHttp() *HTTP {
 	return nil
 }
 
-// Deprecated: Marked as deprecated in api/flow/flow.proto.
 func (x *Layer7) GetKafka() *Kafka {
 	if x != nil {
 		if x, ok := x.Record.(*Layer7_Kafka); ok {
@@ -2217,7 +2210,6 @@ type Layer7_Http struct {
 }
 
 type Layer7_Kafka struct {
-	// Deprecated: Marked as deprecated in api/flow/flow.proto.
 	Kafka *Kafka `protobuf:"bytes,102,opt,name=kafka,proto3,oneof"`
 }
 
@@ -5274,13 +5266,13 @@ var File_api_flow_flow_proto protoreflect.FileDescriptor
 
 const file_api_flow_flow_proto_rawDesc = "" +
 	"\n" +
-	"\x13api/flow/flow.proto\x12\x04flow\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xbf\x10\n" +
+	"\x13api/flow/flow.proto\x12\x04flow\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\xb3\x10\n" +
 	"\x04Flow\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
 	"\x04uuid\x18\" \x01(\tR\x04uuid\x12'\n" +
 	"\aemitter\x18) \x01(\v2\r.flow.EmitterR\aemitter\x12'\n" +
-	"\averdict\x18\x02 \x01(\x0e2\r.flow.VerdictR\averdict\x12#\n" +
-	"\vdrop_reason\x18\x03 \x01(\rB\x02\x18\x01R\n" +
+	"\averdict\x18\x02 \x01(\x0e2\r.flow.VerdictR\averdict\x12\x1f\n" +
+	"\vdrop_reason\x18\x03 \x01(\rR\n" +
 	"dropReason\x12+\n" +
 	"\tauth_type\x18# \x01(\x0e2\x0e.flow.AuthTypeR\bauthType\x12*\n" +
 	"\bethernet\x18\x04 \x01(\v2\x0e.flow.EthernetR\bethernet\x12\x18\n" +
@@ -5296,8 +5288,8 @@ const file_api_flow_flow_proto_rawDesc = "" +
 	"nodeLabels\x12!\n" +
 	"\fsource_names\x18\r \x03(\tR\vsourceNames\x12+\n" +
 	"\x11destination_names\x18\x0e \x03(\tR\x10destinationNames\x12\x1c\n" +
-	"\x02l7\x18\x0f \x01(\v2\f.flow.Layer7R\x02l7\x12\x18\n" +
-	"\x05reply\x18\x10 \x01(\bB\x02\x18\x01R\x05reply\x124\n" +
+	"\x02l7\x18\x0f \x01(\v2\f.flow.Layer7R\x02l7\x12\x14\n" +
+	"\x05reply\x18\x10 \x01(\bR\x05reply\x124\n" +
 	"\n" +
 	"event_type\x18\x13 \x01(\v2\x15.flow.CiliumEventTypeR\teventType\x124\n" +
 	"\x0esource_service\x18\x14 \x01(\v2\r.flow.ServiceR\rsourceService\x12>\n" +
@@ -5317,8 +5309,8 @@ const file_api_flow_flow_proto_rawDesc = "" +
 	"\rtrace_context\x18\x1e \x01(\v2\x12.flow.TraceContextR\ftraceContext\x12F\n" +
 	"\x10sock_xlate_point\x18\x1f \x01(\x0e2\x1c.flow.SocketTranslationPointR\x0esockXlatePoint\x12#\n" +
 	"\rsocket_cookie\x18  \x01(\x04R\fsocketCookie\x12\x1b\n" +
-	"\tcgroup_id\x18! \x01(\x04R\bcgroupId\x12\x1e\n" +
-	"\aSummary\x18\xa0\x8d\x06 \x01(\tB\x02\x18\x01R\aSummary\x126\n" +
+	"\tcgroup_id\x18! \x01(\x04R\bcgroupId\x12\x1a\n" +
+	"\aSummary\x18\xa0\x8d\x06 \x01(\tR\aSummary\x126\n" +
 	"\n" +
 	"extensions\x18\xf0\x93\t \x01(\v2\x14.google.protobuf.AnyR\n" +
 	"extensions\x12:\n" +
@@ -5347,15 +5339,15 @@ const file_api_flow_flow_proto_rawDesc = "" +
 	"\x04IGMP\x18\a \x01(\v2\n" +
 	".flow.IGMPH\x00R\x04IGMPB\n" +
 	"\n" +
-	"\bprotocol\"\xc1\x01\n" +
+	"\bprotocol\"\xbd\x01\n" +
 	"\x06Layer7\x12$\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x10.flow.L7FlowTypeR\x04type\x12\x1d\n" +
 	"\n" +
 	"latency_ns\x18\x02 \x01(\x04R\tlatencyNs\x12\x1d\n" +
 	"\x03dns\x18d \x01(\v2\t.flow.DNSH\x00R\x03dns\x12 \n" +
 	"\x04http\x18e \x01(\v2\n" +
-	".flow.HTTPH\x00R\x04http\x12'\n" +
-	"\x05kafka\x18f \x01(\v2\v.flow.KafkaB\x02\x18\x01H\x00R\x05kafkaB\b\n" +
+	".flow.HTTPH\x00R\x04http\x12#\n" +
+	"\x05kafka\x18f \x01(\v2\v.flow.KafkaH\x00R\x05kafkaB\b\n" +
 	"\x06record\"9\n" +
 	"\fTraceContext\x12)\n" +
 	"\x06parent\x18\x01 \x01(\v2\x11.flow.TraceParentR\x06parent\"(\n" +
