@@ -51,6 +51,7 @@ type Options struct {
 	Devices              []string
 	MTU                  int // bytes; 0: found out
 	SocketLB             bool
+	Service              ServiceOptions
 	MonitorAggregation   string
 
 	Flows         bool   // keep and serve flows
@@ -110,6 +111,9 @@ func (o *Options) validate() error {
 	}
 	if o.MTU != 0 && (o.MTU < 1280 || o.MTU > 65535) {
 		return fmt.Errorf("mtu: %d is not within 1280..65535", o.MTU)
+	}
+	if err := o.Service.parse(); err != nil {
+		return err
 	}
 	var err error
 	o.labels, err = endpoint.NewFilter(o.LabelFilterText)

@@ -14,11 +14,12 @@ import (
 // Node is a node of the cluster, from its CiliumNode: a row of the table `nodes`.
 type Node struct {
 	Name       string
-	InternalIP []netip.Addr   // InternalIP addresses, at most one per family is used as underlay: the first
-	ExternalIP []netip.Addr   // ExternalIP addresses
-	Router     []netip.Addr   // CiliumInternalIP: the node's own address inside its pod ranges, one per family
-	Health     []netip.Addr   // address of the health endpoint, one per family
-	PodCIDRs   []netip.Prefix // ranges that this node gives to its pods
+	InternalIP []netip.Addr      // InternalIP addresses, at most one per family is used as underlay: the first
+	ExternalIP []netip.Addr      // ExternalIP addresses
+	Router     []netip.Addr      // CiliumInternalIP: the node's own address inside its pod ranges, one per family
+	Health     []netip.Addr      // address of the health endpoint, one per family
+	PodCIDRs   []netip.Prefix    // ranges that this node gives to its pods
+	Labels     map[string]string // of the Node object
 	BootID     string
 	Local      bool // this agent's own node
 }

@@ -67,7 +67,8 @@ const (
 	Active      State = "active"      // gets connections
 	Terminating State = "terminating" // serves while it ends: gets new connections only when no other is left
 	Maintenance State = "maintenance" // weight 0: keeps its connections
-	NotReady    State = "not-ready"   // gets nothing
+	Elsewhere   State = "elsewhere"   // meant for clients in other places: keeps its connections
+	NotReady    State = "not-ready"   // keeps its TCP connections
 )
 
 // Backend is an endpoint of one port of a service: a row of the table `backends`,
@@ -179,7 +180,7 @@ func NewFrontendTable() (*table.Table[Frontend], *table.Writer[Frontend]) {
 			{Name: "OPTIONS", Value: Frontend.options},
 			{Name: "BACKENDS", Value: func(f Frontend) string {
 				var out []string
-				for _, b := range f.Backends {
+				for _, b := range f.Takers() {
 					out = append(out, netip.AddrPortFrom(b.Addr, b.Port).String())
 				}
 				return strings.Join(out, ",")
