@@ -63,6 +63,7 @@ struct abi_enums {
 	enum identity identity;
 	enum ipcache_flag ipcache_flag;
 	enum nat_direction nat_direction;
+	enum nat_flag nat_flag;
 	enum node_limit node_limit;
 	enum node_flag node_flag;
 	enum policy_limit policy_limit;

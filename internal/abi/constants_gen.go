@@ -96,8 +96,14 @@ const (
 
 // enum nat_direction.
 const (
-	NATOut = 0
-	NATIn  = 1
+	NATOut  = 0
+	NATIn   = 1
+	NATHost = 2
+)
+
+// enum nat_flag.
+const (
+	NATAnyPort = 1
 )
 
 // enum node_limit.
@@ -185,6 +191,7 @@ const (
 	ReasonIsClusterIP          = 174
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
+	ReasonNotInSourceRange     = 177
 	ReasonPolicyDeniedExplicit = 181
 	ReasonTtlExceeded          = 196
 	ReasonEndpointNotReady     = 203
@@ -266,11 +273,15 @@ const (
 
 // Names of the settings in .rodata.
 const (
+	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostNetns       = "cfg_host_netns"
+	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"
 	ConfigIPv4            = "cfg_ipv4"
 	ConfigIPv6            = "cfg_ipv6"
+	ConfigMaglevSeed      = "cfg_maglev_seed"
 	ConfigMasquerade4     = "cfg_masquerade4"
 	ConfigMasquerade6     = "cfg_masquerade6"
 	ConfigMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -279,7 +290,11 @@ const (
 	ConfigNATPortMax      = "cfg_nat_port_max"
 	ConfigNATPortMin      = "cfg_nat_port_min"
 	ConfigNodeIndex       = "cfg_node_index"
+	ConfigNodePortMax     = "cfg_node_port_max"
+	ConfigNodePortMin     = "cfg_node_port_min"
 	ConfigOverlayIfindex  = "cfg_overlay_ifindex"
+	ConfigReject          = "cfg_reject"
+	ConfigServices        = "cfg_services"
 	ConfigTunnel          = "cfg_tunnel"
 	ConfigTunnelPort      = "cfg_tunnel_port"
 	ConfigUplinkIfindex   = "cfg_uplink_ifindex"

@@ -154,7 +154,7 @@ type NATKey struct {
 	Pad        uint16
 }
 
-// NATEntry is struct nat_entry, 32 bytes.
+// NATEntry is struct nat_entry, 40 bytes.
 type NATEntry struct {
 	_           structs.HostLayout
 	Addr        Addr
@@ -162,7 +162,11 @@ type NATEntry struct {
 	Endpoint    uint16
 	Incarnation uint32
 	Last        uint32
-	Pad         uint32
+	Service     uint32
+	TCP         uint8
+	Flags       uint8
+	Pad         uint16
+	Pad2        uint32
 }
 
 // Node is struct node, 24 bytes.
@@ -303,15 +307,18 @@ type ServiceSkip struct {
 	Pad      [5]uint8
 }
 
-// ServiceFlow is struct service_flow, 32 bytes.
+// ServiceFlow is struct service_flow, 40 bytes.
 type ServiceFlow struct {
-	_       structs.HostLayout
-	Addr    Addr
-	Port    uint16
-	Pad     uint16
-	Service uint32
-	Backend uint32
-	Last    uint32
+	_        structs.HostLayout
+	Addr     Addr
+	Port     uint16
+	TCP      uint8
+	Place    uint8
+	Service  uint32
+	Backend  uint32
+	Last     uint32
+	SnatPort uint16
+	Pad2     [3]uint16
 }
 
 // SocketPeer is struct socket_peer, 40 bytes.

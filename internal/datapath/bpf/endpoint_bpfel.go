@@ -44,11 +44,15 @@ const (
 	EndpointMapSourceRanges       = "source_ranges"
 	EndpointProgFromPod           = "from_pod"
 	EndpointProgToPod             = "to_pod"
+	EndpointVarCfgBindProtection  = "cfg_bind_protection"
 	EndpointVarCfgEventLevel      = "cfg_event_level"
 	EndpointVarCfgHostIfindex     = "cfg_host_ifindex"
+	EndpointVarCfgHostNetns       = "cfg_host_netns"
+	EndpointVarCfgHostSockets     = "cfg_host_sockets"
 	EndpointVarCfgHz              = "cfg_hz"
 	EndpointVarCfgIpv4            = "cfg_ipv4"
 	EndpointVarCfgIpv6            = "cfg_ipv6"
+	EndpointVarCfgMaglevSeed      = "cfg_maglev_seed"
 	EndpointVarCfgMasquerade4     = "cfg_masquerade4"
 	EndpointVarCfgMasquerade6     = "cfg_masquerade6"
 	EndpointVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -57,7 +61,11 @@ const (
 	EndpointVarCfgNatPortMax      = "cfg_nat_port_max"
 	EndpointVarCfgNatPortMin      = "cfg_nat_port_min"
 	EndpointVarCfgNodeIndex       = "cfg_node_index"
+	EndpointVarCfgNodePortMax     = "cfg_node_port_max"
+	EndpointVarCfgNodePortMin     = "cfg_node_port_min"
 	EndpointVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	EndpointVarCfgReject          = "cfg_reject"
+	EndpointVarCfgServices        = "cfg_services"
 	EndpointVarCfgTunnel          = "cfg_tunnel"
 	EndpointVarCfgTunnelPort      = "cfg_tunnel_port"
 	EndpointVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -145,11 +153,15 @@ type EndpointMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EndpointVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -158,7 +170,11 @@ type EndpointVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -247,11 +263,15 @@ func (m *EndpointMaps) Close() error {
 //
 // It can be passed to LoadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EndpointVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -260,7 +280,11 @@ type EndpointVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`

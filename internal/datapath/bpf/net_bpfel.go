@@ -26,6 +26,7 @@ const (
 	NetMapEvents             = "events"
 	NetMapFlows              = "flows"
 	NetMapFragments          = "fragments"
+	NetMapHostServes         = "host_serves"
 	NetMapIdentityPeer       = "identity_peer"
 	NetMapIpcache            = "ipcache"
 	NetMapMaglevRows         = "maglev_rows"
@@ -45,11 +46,15 @@ const (
 	NetMapSourceRanges       = "source_ranges"
 	NetProgFromNet           = "from_net"
 	NetProgToNet             = "to_net"
+	NetVarCfgBindProtection  = "cfg_bind_protection"
 	NetVarCfgEventLevel      = "cfg_event_level"
 	NetVarCfgHostIfindex     = "cfg_host_ifindex"
+	NetVarCfgHostNetns       = "cfg_host_netns"
+	NetVarCfgHostSockets     = "cfg_host_sockets"
 	NetVarCfgHz              = "cfg_hz"
 	NetVarCfgIpv4            = "cfg_ipv4"
 	NetVarCfgIpv6            = "cfg_ipv6"
+	NetVarCfgMaglevSeed      = "cfg_maglev_seed"
 	NetVarCfgMasquerade4     = "cfg_masquerade4"
 	NetVarCfgMasquerade6     = "cfg_masquerade6"
 	NetVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -58,7 +63,11 @@ const (
 	NetVarCfgNatPortMax      = "cfg_nat_port_max"
 	NetVarCfgNatPortMin      = "cfg_nat_port_min"
 	NetVarCfgNodeIndex       = "cfg_node_index"
+	NetVarCfgNodePortMax     = "cfg_node_port_max"
+	NetVarCfgNodePortMin     = "cfg_node_port_min"
 	NetVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	NetVarCfgReject          = "cfg_reject"
+	NetVarCfgServices        = "cfg_services"
 	NetVarCfgTunnel          = "cfg_tunnel"
 	NetVarCfgTunnelPort      = "cfg_tunnel_port"
 	NetVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -124,6 +133,7 @@ type NetMapSpecs struct {
 	Events           *ebpf.MapSpec `ebpf:"events"`
 	Flows            *ebpf.MapSpec `ebpf:"flows"`
 	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	HostServes       *ebpf.MapSpec `ebpf:"host_serves"`
 	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
 	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
@@ -147,11 +157,15 @@ type NetMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -160,7 +174,11 @@ type NetVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -196,6 +214,7 @@ type NetMaps struct {
 	Events           *ebpf.Map `ebpf:"events"`
 	Flows            *ebpf.Map `ebpf:"flows"`
 	Fragments        *ebpf.Map `ebpf:"fragments"`
+	HostServes       *ebpf.Map `ebpf:"host_serves"`
 	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
 	Ipcache          *ebpf.Map `ebpf:"ipcache"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
@@ -227,6 +246,7 @@ func (m *NetMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Fragments,
+		m.HostServes,
 		m.IdentityPeer,
 		m.Ipcache,
 		m.MaglevRows,
@@ -251,11 +271,15 @@ func (m *NetMaps) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -264,7 +288,11 @@ type NetVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`

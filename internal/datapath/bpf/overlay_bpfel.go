@@ -30,6 +30,7 @@ const (
 	OverlayMapIpcache            = "ipcache"
 	OverlayMapMaglevRows         = "maglev_rows"
 	OverlayMapMetrics            = "metrics"
+	OverlayMapNat                = "nat"
 	OverlayMapNodeAddrs          = "node_addrs"
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
@@ -44,11 +45,15 @@ const (
 	OverlayMapSourceRanges       = "source_ranges"
 	OverlayProgFromOverlay       = "from_overlay"
 	OverlayProgToOverlay         = "to_overlay"
+	OverlayVarCfgBindProtection  = "cfg_bind_protection"
 	OverlayVarCfgEventLevel      = "cfg_event_level"
 	OverlayVarCfgHostIfindex     = "cfg_host_ifindex"
+	OverlayVarCfgHostNetns       = "cfg_host_netns"
+	OverlayVarCfgHostSockets     = "cfg_host_sockets"
 	OverlayVarCfgHz              = "cfg_hz"
 	OverlayVarCfgIpv4            = "cfg_ipv4"
 	OverlayVarCfgIpv6            = "cfg_ipv6"
+	OverlayVarCfgMaglevSeed      = "cfg_maglev_seed"
 	OverlayVarCfgMasquerade4     = "cfg_masquerade4"
 	OverlayVarCfgMasquerade6     = "cfg_masquerade6"
 	OverlayVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -57,7 +62,11 @@ const (
 	OverlayVarCfgNatPortMax      = "cfg_nat_port_max"
 	OverlayVarCfgNatPortMin      = "cfg_nat_port_min"
 	OverlayVarCfgNodeIndex       = "cfg_node_index"
+	OverlayVarCfgNodePortMax     = "cfg_node_port_max"
+	OverlayVarCfgNodePortMin     = "cfg_node_port_min"
 	OverlayVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	OverlayVarCfgReject          = "cfg_reject"
+	OverlayVarCfgServices        = "cfg_services"
 	OverlayVarCfgTunnel          = "cfg_tunnel"
 	OverlayVarCfgTunnelPort      = "cfg_tunnel_port"
 	OverlayVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -127,6 +136,7 @@ type OverlayMapSpecs struct {
 	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	Nat              *ebpf.MapSpec `ebpf:"nat"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
@@ -145,11 +155,15 @@ type OverlayMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OverlayVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -158,7 +172,11 @@ type OverlayVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -198,6 +216,7 @@ type OverlayMaps struct {
 	Ipcache          *ebpf.Map `ebpf:"ipcache"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	Metrics          *ebpf.Map `ebpf:"metrics"`
+	Nat              *ebpf.Map `ebpf:"nat"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
@@ -228,6 +247,7 @@ func (m *OverlayMaps) Close() error {
 		m.Ipcache,
 		m.MaglevRows,
 		m.Metrics,
+		m.Nat,
 		m.NodeAddrs,
 		m.Nodes,
 		m.Peers,
@@ -247,11 +267,15 @@ func (m *OverlayMaps) Close() error {
 //
 // It can be passed to LoadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OverlayVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -260,7 +284,11 @@ type OverlayVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`
