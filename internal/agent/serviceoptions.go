@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/stentor-net/stentor/internal/datapath"
 	"github.com/stentor-net/stentor/internal/service"
 )
 
@@ -61,6 +62,15 @@ func (o *ServiceOptions) parse() error {
 		return fmt.Errorf("bpf-lb-maglev-table-size: %d is not one of %v", o.MaglevSize, service.MaglevSizes)
 	}
 	return nil
+}
+
+// datapath says to the programs what they carry out. Without translation of pods'
+// sockets the host's are translated all the same: its packets pass no other hook.
+func (o *ServiceOptions) datapath(sockets bool) datapath.Services {
+	return datapath.Services{
+		AllKinds: o.AllKinds, HostOnly: o.AllKinds && (o.HostSocketsOnly || !sockets), BindProtection: o.BindProtection,
+		Silent: o.NoBackend == "drop", PortMin: o.portMin, PortMax: o.portMax, MaglevSeed: service.MaglevSeed(o.MaglevSeed),
+	}
 }
 
 // natPortMin is the first port that masquerading uses.
