@@ -55,7 +55,7 @@ func policies[T Object](kind policy.Kind, k Kind[T], row func(T) policy.Object, 
 // samePolicy ignores what does not change the meaning: the generation stands
 // still while only the status or the metadata changes.
 func samePolicy(a, b policy.Object) bool {
-	return a.UID == b.UID && a.Generation == b.Generation && a.Err == b.Err
+	return a.UID == b.UID && a.Generation == b.Generation && a.Err == b.Err && a.Audit == b.Audit
 }
 
 func networkPolicyRow(o *networkingv1.NetworkPolicy) policy.Object {
@@ -97,5 +97,6 @@ func policyRow(kind policy.Kind, o metav1.Object) policy.Object {
 		UID:             string(o.GetUID()),
 		ResourceVersion: o.GetResourceVersion(),
 		Generation:      o.GetGeneration(),
+		Audit:           o.GetAnnotations()[policy.AnnotationAudit] == "true",
 	}
 }

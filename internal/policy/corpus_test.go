@@ -67,7 +67,10 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 	t.Helper()
 	var head struct {
 		Kind     Kind
-		Metadata struct{ Name, Namespace string }
+		Metadata struct {
+			Name, Namespace string
+			Annotations     map[string]string
+		}
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
 		t.Fatal(err)
@@ -75,7 +78,8 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 	if head.Kind == "" {
 		head.Kind = KindNetworkPolicy // some of cyclonus leave it out
 	}
-	o := Object{Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name}
+	o := Object{Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name,
+		Audit: head.Metadata.Annotations[AnnotationAudit] == "true"}
 	var err error
 	switch head.Kind {
 	case KindNetworkPolicy:
@@ -235,7 +239,7 @@ func (m *matrixCase) check(t *testing.T, name string, s *tally) {
 					if !w.addrs[j].IsValid() {
 						got = kernel.DecidePeer(w.eps[i], Direction(d), kernel.IdentityPeer[m.Entities[j].ID], protocol, matrix.Port)
 					}
-					if letter := "X.L"[got.Verdict]; rune(letter) != want {
+					if letter := "X.LA"[got.Verdict]; rune(letter) != want {
 						if ipBlocksOverPods[name] && letter == '.' {
 							s.deviations++
 							continue

@@ -52,16 +52,16 @@ func (a Answer) Why() string {
 		}
 		return strings.Join(parts, ", ")
 	}
-	verb := map[Verdict]string{Allow: "allowed", Deny: "denied", Redirect: "redirected to the proxy"}[a.Verdict]
+	verb := map[Verdict]string{Allow: "allowed", Deny: "denied", Redirect: "redirected to the proxy", Audit: "audited: would be denied"}[a.Verdict]
 	switch {
 	case len(a.Deciding) > 0:
 		return verb + " by " + names(a.Deciding)
 	case a.Closed:
 		return "denied: there is no slot left for the endpoint's policy"
-	case a.Verdict == Deny && len(a.Default) > 0:
-		return "denied by default, because of " + names(a.Default)
-	case a.Verdict == Deny:
-		return "denied by default, because enable-policy is always"
+	case (a.Verdict == Deny || a.Verdict == Audit) && len(a.Default) > 0:
+		return verb + " by default, because of " + names(a.Default)
+	case a.Verdict == Deny || a.Verdict == Audit:
+		return verb + " by default, because enable-policy is always"
 	}
 	return "allowed: no policy denies it"
 }
@@ -136,7 +136,7 @@ func (x *Explainer) peer(q Question) (Answer, int32) {
 // it shares may have rules of equal content from elsewhere.
 func (x *Explainer) ownSlot(w *wantEndpoint, d Direction) *slot {
 	b := newSlotBuilder(&x.opts, x.m.names)
-	i, _ := b.slotFor(d, w.rules[d], w.subject.Ports)
+	i, _ := b.slotFor(d, w.rules[d], w.subject)
 	return b.slots[i]
 }
 

@@ -21,6 +21,9 @@ const (
 	KindCiliumClusterwideNetworkPolicy Kind = "CiliumClusterwideNetworkPolicy"
 )
 
+// AnnotationAudit on a policy, with the value "true", makes it an audit.
+const AnnotationAudit = "policy.stentor.io/audit-mode"
+
 // Object is a policy object as the API gave it: a row of the raw table `policies`.
 type Object struct {
 	Kind            Kind
@@ -28,6 +31,8 @@ type Object struct {
 	UID             string
 	ResourceVersion string
 	Generation      int64
+	// Audit says that what the policy denies is only told: AnnotationAudit.
+	Audit bool
 	// Spec is *networkingv1.NetworkPolicy, *ciliumv2.CiliumNetworkPolicy or
 	// *ciliumv2.CiliumClusterwideNetworkPolicy; nil if it did not decode.
 	Spec any

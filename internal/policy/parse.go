@@ -22,15 +22,15 @@ func parse(o Object, opts *Options, refs *References) parsed {
 	switch spec := o.Spec.(type) {
 	case *networkingv1.NetworkPolicy:
 		if spec != nil {
-			return parseNetworkPolicy(o.Key(), namespaceOf(o.Namespace), opts.Cluster, spec)
+			return parseNetworkPolicy(&o, opts, spec)
 		}
 	case *ciliumv2.CiliumNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), namespaceOf(o.Namespace), opts, refs, spec.Spec, spec.Specs)
+			return parseCilium(&o, namespaceOf(o.Namespace), opts, refs, spec.Spec, spec.Specs)
 		}
 	case *ciliumv2.CiliumClusterwideNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), "", opts, refs, spec.Spec, spec.Specs)
+			return parseCilium(&o, "", opts, refs, spec.Spec, spec.Specs)
 		}
 	}
 	return parsed{err: fmt.Errorf("no content of kind %s", o.Kind)}
