@@ -82,7 +82,7 @@ func TestAPolicyThatDoesNotDecodeStopsNoOther(t *testing.T) {
 	s.Put("apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/wide", `{"metadata":{"generation":1},"specs":[{"nodeSelector":{},"egress":[{}]}]}`)
 	s.Put("apis/networking.k8s.io/v1/namespaces/default/networkpolicies/plain", `{"metadata":{"generation":1},"spec":{"podSelector":{}}}`)
 	tab, w := policy.NewTable()
-	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), w) })
+	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), false, w) })
 	<-tab.Synced()
 	var keys []string
 	for k := range tab.Snapshot().All() {
@@ -119,7 +119,7 @@ func TestPoliciesAreNotSyncedBeforeAllKindsAre(t *testing.T) {
 	s.Fail(func(_, path string) bool { return strings.Contains(path, "ciliumclusterwide") })
 	s.Put("apis/networking.k8s.io/v1/namespaces/default/networkpolicies/plain", `{"spec":{"podSelector":{}}}`)
 	tab, w := policy.NewTable()
-	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), w) })
+	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), false, w) })
 	until(t, tab, func(x table.Snapshot[policy.Object]) bool { return x.Len() == 1 })
 	select {
 	case <-tab.Synced():

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -90,6 +91,9 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 		err, o.Spec = json.Unmarshal(raw, spec), spec
 	case KindCiliumClusterwideNetworkPolicy:
 		spec := &ciliumv2.CiliumClusterwideNetworkPolicy{}
+		err, o.Spec = json.Unmarshal(raw, spec), spec
+	case KindClusterNetworkPolicy:
+		spec := &npa.ClusterNetworkPolicy{}
 		err, o.Spec = json.Unmarshal(raw, spec), spec
 	default:
 		err = fmt.Errorf("kind %q", head.Kind)

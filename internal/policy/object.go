@@ -19,6 +19,7 @@ const (
 	KindNetworkPolicy                  Kind = "NetworkPolicy"
 	KindCiliumNetworkPolicy            Kind = "CiliumNetworkPolicy"
 	KindCiliumClusterwideNetworkPolicy Kind = "CiliumClusterwideNetworkPolicy"
+	KindClusterNetworkPolicy           Kind = "ClusterNetworkPolicy" // policy.networking.k8s.io/v1alpha2
 )
 
 // AnnotationAudit on a policy, with the value "true", makes it an audit.
@@ -33,8 +34,8 @@ type Object struct {
 	Generation      int64
 	// Audit says that what the policy denies is only told: AnnotationAudit.
 	Audit bool
-	// Spec is *networkingv1.NetworkPolicy, *ciliumv2.CiliumNetworkPolicy or
-	// *ciliumv2.CiliumClusterwideNetworkPolicy; nil if it did not decode.
+	// Spec is *networkingv1.NetworkPolicy, *ciliumv2.CiliumNetworkPolicy,
+	// *ciliumv2.CiliumClusterwideNetworkPolicy or *npa.ClusterNetworkPolicy; nil if it did not decode.
 	Spec any
 	// Err says why the object did not decode. Such a policy is quarantined.
 	Err string

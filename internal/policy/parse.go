@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 )
@@ -31,6 +32,10 @@ func parse(o Object, opts *Options, refs *References) parsed {
 	case *ciliumv2.CiliumClusterwideNetworkPolicy:
 		if spec != nil {
 			return parseCilium(&o, "", opts, refs, spec.Spec, spec.Specs)
+		}
+	case *npa.ClusterNetworkPolicy:
+		if spec != nil {
+			return parseClusterPolicy(&o, opts, &spec.Spec)
 		}
 	}
 	return parsed{err: fmt.Errorf("no content of kind %s", o.Kind)}
