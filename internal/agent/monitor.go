@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"net/netip"
@@ -39,11 +38,7 @@ func newMonitor(t *tables, node string) *monitor {
 	return &monitor{tables: t, node: node, listeners: map[chan rest.Event]filter{}}
 }
 
-// Run hands on events until ctx ends.
-func (m *monitor) Run(ctx context.Context, dp Datapath) error {
-	return dp.Events(ctx, m.tell)
-}
-
+// tell gives an event to those who listen.
 func (m *monitor) tell(e Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -275,7 +276,7 @@ func (x *Explainer) With(objects []Object) (*Explainer, []ObjectStatus) {
 	for _, o := range objects {
 		key := o.Key()
 		fresh[key] = true
-		c := cached{object: o, parsed: parse(o, &x.opts)}
+		c := cached{object: o, parsed: parse(o, &x.opts, cmp.Or(x.in.References, noReferences))}
 		status = append(status, c.status(key))
 		r.rules = append(r.rules, c.parsed.rules...)
 	}
