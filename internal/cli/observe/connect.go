@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
@@ -84,7 +85,7 @@ func connect(ctx context.Context, f *command.Factory, o *Options) ([]server, err
 		return []server{{name: a, conn: conn}}, nil
 	}
 	if !f.Remote() {
-		s, err := over("this node", client.Socket(filepath.Join(filepath.Dir(f.Socket()), "hubble.sock")))
+		s, err := over("this node", client.Socket(filepath.Join(filepath.Dir(f.Socket()), rest.FlowSocket)))
 		return []server{s}, err
 	}
 	cluster, err := f.Cluster()

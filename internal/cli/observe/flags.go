@@ -3,6 +3,7 @@
 package observe
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -113,7 +114,11 @@ func (l *filterFlags) compile() (allow, deny []*flowpb.FlowFilter, err error) {
 		return nil, nil, command.Usagef("--not has no flag after it")
 	}
 	namespace := l.qualify()
-	for _, g := range l.given {
+	order := slices.Clone(l.given)
+	slices.SortStableFunc(order, func(a, b *given) int { // namespaces last: see inNamespace
+		return cmp.Compare(strings.Count(a.flag.name, "namespace"), strings.Count(b.flag.name, "namespace"))
+	})
+	for _, g := range order {
 		if g.not {
 			for _, way := range g.flag.ways {
 				f := &flowpb.FlowFilter{}

@@ -23,7 +23,9 @@ var filterList = slices.Concat(
 	ends("cluster", "", "cluster", add(func(f *flowpb.FlowFilter) *[]string { return &f.SourceClusterName }), add(func(f *flowpb.FlowFilter) *[]string { return &f.DestinationClusterName })),
 	ends("workload", "", "name or Kind/name of the pod's workload",
 		workload(func(f *flowpb.FlowFilter, w *flowpb.Workload) { f.SourceWorkload = append(f.SourceWorkload, w) }),
-		workload(func(f *flowpb.FlowFilter, w *flowpb.Workload) { f.DestinationWorkload = append(f.DestinationWorkload, w) })),
+		workload(func(f *flowpb.FlowFilter, w *flowpb.Workload) {
+			f.DestinationWorkload = append(f.DestinationWorkload, w)
+		})),
 	ends("identity", "", "number or name of an identity",
 		identity(func(f *flowpb.FlowFilter, n uint32) { f.SourceIdentity = append(f.SourceIdentity, n) }),
 		identity(func(f *flowpb.FlowFilter, n uint32) { f.DestinationIdentity = append(f.DestinationIdentity, n) })),

@@ -33,7 +33,7 @@ type Options struct {
 
 	Output        command.Output
 	timeFormat    string
-	numeric       bool // addresses instead of names
+	translate     bool // names instead of addresses
 	identities    bool
 	nodes         bool
 	policyNames   bool
@@ -85,7 +85,7 @@ the next flag leaves flows out.`,
 	flags.BoolVar(&o.rawFilters, "print-raw-filters", false, "show the filters of the request and end")
 	flags.StringSliceVar(&o.masks, "field-mask", nil, "only these fields, such as source.pod_name (with -o json)")
 	flags.StringVar(&o.timeFormat, "time-format", "StampMilli", "StampMilli, RFC3339, RFC3339Milli, RFC3339Micro, RFC3339Nano, RFC1123Z or YearMonthDay")
-	flags.BoolVar(&o.numeric, "ip-translation", true, "show names instead of addresses")
+	flags.BoolVar(&o.translate, "ip-translation", true, "show names instead of addresses")
 	flags.BoolVar(&o.identities, "print-identities", true, "show identities")
 	flags.BoolVar(&o.nodes, "print-node-name", false, "show the node")
 	flags.BoolVar(&o.policyNames, "print-policy-names", false, "show the policies that allowed or denied")
