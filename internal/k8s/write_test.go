@@ -136,7 +136,8 @@ func TestAPolicyLearnsWhetherItWasAccepted(t *testing.T) {
 	s := k8stest.New(t)
 	const path = "apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies/p"
 	s.Put(path, `{"spec":{"endpointSelector":{},"ingress":[{}]}}`)
-	if err := s.Client().PublishPolicyStatus(t.Context(), policy.KindCiliumNetworkPolicy, "default", "p", false, "no such thing"); err != nil {
+	if err := s.Client().PublishPolicyConditions(t.Context(), policy.Object{Kind: policy.KindCiliumNetworkPolicy, Namespace: "default", Name: "p"},
+		ciliumv2.PolicyCondition{Type: "Valid", Status: "False", Message: "no such thing"}); err != nil {
 		t.Fatal(err)
 	}
 	o := s.Object(path)

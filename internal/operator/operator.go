@@ -171,6 +171,7 @@ func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 	work := []func(context.Context) error{
 		func(ctx context.Context) error { return view.reflect(ctx, op.client) },
 	}
+	work = append(work, func(ctx context.Context) error { return newPolicyWriter(op, view).run(ctx) })
 	if pool != nil {
 		r := &ranges{client: op.client, pool: pool, log: op.Log, given: map[string]*gift{}}
 		work = append(work, func(ctx context.Context) error { return r.run(ctx, view.nodes) })
