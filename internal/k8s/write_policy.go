@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -78,15 +79,20 @@ func (c *Client) PublishReport(ctx context.Context, node string, r report.Report
 	return err
 }
 
-// PublishPolicyConditions stores conditions of a CNP or CCNP; others that it has
-// stay. A status that says all of it already, a policy that is gone or another
-// one by now, and a kind without status are no errors.
+// PublishPolicyConditions stores conditions of a policy of any kind but
+// NetworkPolicy, which has no status; others that it has stay. A status that says
+// all of it already and a policy that is gone or another one by now are no errors.
 func (c *Client) PublishPolicyConditions(ctx context.Context, o policy.Object, want ...ciliumv2.PolicyCondition) error {
 	k := ciliumPolicies
 	switch o.Kind {
 	case policy.KindCiliumNetworkPolicy:
 	case policy.KindCiliumClusterwideNetworkPolicy:
 		k = ciliumClusterwidePolicies
+	case policy.KindClusterNetworkPolicy:
+		k = clusterPolicies
+		for i := range want { // its conditions need a message
+			want[i].Message = cmp.Or(want[i].Message, "the policy is in force")
+		}
 	default:
 		return nil
 	}
@@ -141,8 +147,11 @@ func setCondition(list *[]ciliumv2.PolicyCondition, want ciliumv2.PolicyConditio
 // object are one Event.
 func (c *Client) WarnAboutPolicy(ctx context.Context, o policy.Object, source, reason, message string) error {
 	group := ciliumGroup.String()
-	if o.Kind == policy.KindNetworkPolicy {
+	switch o.Kind {
+	case policy.KindNetworkPolicy:
 		group = "networking.k8s.io/v1"
+	case policy.KindClusterNetworkPolicy:
+		group = policyGroup.String()
 	}
 	namespace := o.Namespace
 	if namespace == "" {

@@ -5,7 +5,6 @@ package operator
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
@@ -115,8 +114,8 @@ func (w *policyWriter) tell(ctx context.Context, o policy.Object, t *told, s *st
 		t.warned = message
 		w.log.Warn("policy is quarantined", "policy", o.Key(), "reason", message)
 	}
-	if !slices.Contains([]policy.Kind{policy.KindCiliumNetworkPolicy, policy.KindCiliumClusterwideNetworkPolicy}, o.Kind) {
-		return 0 // no conditions
+	if o.Kind == policy.KindNetworkPolicy {
+		return 0 // it has no status
 	}
 	want := s.conditions()
 	write, wait := w.pace.due(t, want, now)

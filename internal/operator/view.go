@@ -56,6 +56,8 @@ type kubeNodeRow struct {
 
 // view is the cluster as the operator sees it: raw tables.
 type view struct {
+	clusterPolicies bool // ClusterNetworkPolicies count, too
+
 	nodes      *table.Table[nodeRow]
 	identities *table.Table[identityRow]
 	endpoints  *table.Table[endpointRow]
@@ -110,7 +112,7 @@ func (v *view) reflect(ctx context.Context, c *k8s.Client) error {
 		func(ctx context.Context) error {
 			return k8s.Reflect(ctx, c, k8s.Pods, k8s.Mapping[*corev1.Pod, podRow]{Row: podFrom, Key: podKey}, v.podWriter)
 		},
-		func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, c, v.policyWriter) },
+		func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, c, v.clusterPolicies, v.policyWriter) },
 		func(ctx context.Context) error { return k8s.ReflectReports(ctx, c, v.reportWriter) },
 		func(ctx context.Context) error {
 			return k8s.Reflect(ctx, c, k8s.Nodes, k8s.Mapping[*corev1.Node, kubeNodeRow]{Row: kubeNodeFrom, Key: kubeNodeKey}, v.kubeNodeWriter)
