@@ -100,6 +100,9 @@ func Up(ctx context.Context, o UpOptions) (*Lab, error) {
 		return nil, err
 	}
 	if !up {
+		if err := closeOnExec(); err != nil {
+			return nil, err
+		}
 		if err := b.create(images); err != nil {
 			return nil, err
 		}
