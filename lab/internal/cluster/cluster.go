@@ -168,7 +168,11 @@ func sameLab(running, wanted plan.Options) bool {
 }
 
 func describe(o plan.Options) string {
-	return fmt.Sprintf("--nodes %d --ip-family %s --cni %s --kube-proxy %s", o.Nodes, o.IPFamily, o.CNI, o.KubeProxy)
+	routes := ""
+	if o.PodRoutes {
+		routes = " --pod-routes"
+	}
+	return fmt.Sprintf("--nodes %d --ip-family %s --cni %s --kube-proxy %s%s", o.Nodes, o.IPFamily, o.CNI, o.KubeProxy, routes)
 }
 
 func (s *state) healthy(p *plan.Plan) bool {
