@@ -15,7 +15,7 @@ GOTESTSUM  := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-em
 BIN        := $(CURDIR)/bin
 LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
-GEN_DEPS     := clang-19 llvm-19
+GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 
 .PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab connectivity-matrix bench demo demo-down conformance clean
 

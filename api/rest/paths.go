@@ -15,6 +15,8 @@ const (
 	PathIdentity     = "/v1/identity"      // GET []Identity; ?labels=source:key=value, repeated
 	PathIdentityID   = "/v1/identity/"     // GET Identity; "endpoints" gives []IdentityEndpoints
 	PathPolicy       = "/v1/policy"        // GET Policy
+	PathPolicyTrace  = "/v1/policy/trace"  // POST TraceRequest -> TraceResult
+	PathPolicyWhy    = "/v1/policy/why"    // POST Event -> TraceResult
 	PathIP           = "/v1/ip"            // GET []IPListEntry; ?cidr=
 	PathNodeIDs      = "/v1/node/ids"      // GET []NodeID
 	PathService      = "/v1/service"       // GET []Service

@@ -45,6 +45,7 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectIdentities(ctx, c.client, raw.Identities) })
 	g.Go(func() error { return k8s.ReflectNodes(ctx, c.client, c.node, raw.Nodes) })
 	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })
 	g.Go(func() error { return k8s.ReflectSlices(ctx, c.client, raw.Slices) })
 	g.Go(func() error { return k8s.ReflectEndpoints(ctx, c.client, raw.Remotes) })

@@ -53,6 +53,15 @@ type Options struct {
 	SocketLB             bool
 	MonitorAggregation   string
 
+	Flows         bool   // keep and serve flows
+	FlowSocket    string // unix socket of the observer; empty: beside SocketPath
+	FlowListen    string // host:port; empty: not reached from other nodes
+	FlowBuffer    int    // records in memory
+	FlowPlain     bool   // FlowListen without TLS
+	FlowCert      string // PEM files
+	FlowKey       string
+	FlowClientCAs string // empty: clients need no certificate
+
 	IPAM            string // IPAM*
 	AddressRest     time.Duration
 	Enforcement     string   // policy.Enforce*

@@ -73,6 +73,8 @@ func (s *server) handler() http.Handler {
 	handle("GET "+rest.PathClusterNodes, func(*http.Request) (any, error) { return a.nodeList(), nil })
 	handle("GET "+rest.PathNodeIDs, func(*http.Request) (any, error) { return a.nodeIDs() })
 	handle("GET "+rest.PathPolicy, func(*http.Request) (any, error) { return a.policy() })
+	handle("POST "+rest.PathPolicyTrace, a.policyTrace)
+	handle("POST "+rest.PathPolicyWhy, a.policyWhy)
 	handle("GET "+rest.PathService, func(*http.Request) (any, error) { return a.serviceList(), nil })
 	handle("GET "+rest.PathConfig, func(*http.Request) (any, error) { return a.config(), nil })
 	handle("PATCH "+rest.PathConfig, a.patchConfig)

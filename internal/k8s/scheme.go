@@ -37,6 +37,7 @@ func newScheme() *runtime.Scheme {
 			&ciliumv2.CiliumEndpoint{}, &ciliumv2.CiliumEndpointList{},
 			&ciliumv2.CiliumIdentity{}, &ciliumv2.CiliumIdentityList{},
 			&ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{},
+			&ciliumv2.CiliumCIDRGroup{}, &ciliumv2.CiliumCIDRGroupList{},
 		},
 	} {
 		s.AddKnownTypes(group, objects...)

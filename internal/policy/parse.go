@@ -14,8 +14,8 @@ import (
 // ErrNoRule is why a Cilium policy without spec and specs is quarantined.
 var ErrNoRule = errors.New("spec or specs is required")
 
-// parse turns an object into rules.
-func parse(o Object, opts *Options) parsed {
+// parse turns an object into rules; refs is what they may name.
+func parse(o Object, opts *Options, refs *References) parsed {
 	if o.Err != "" {
 		return parsed{err: errors.New(o.Err)}
 	}
@@ -26,11 +26,11 @@ func parse(o Object, opts *Options) parsed {
 		}
 	case *ciliumv2.CiliumNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), namespaceOf(o.Namespace), opts, spec.Spec, spec.Specs)
+			return parseCilium(o.Key(), namespaceOf(o.Namespace), opts, refs, spec.Spec, spec.Specs)
 		}
 	case *ciliumv2.CiliumClusterwideNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), "", opts, spec.Spec, spec.Specs)
+			return parseCilium(o.Key(), "", opts, refs, spec.Spec, spec.Specs)
 		}
 	}
 	return parsed{err: fmt.Errorf("no content of kind %s", o.Kind)}

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stentor-net/stentor/internal/label"
@@ -114,18 +115,23 @@ func (r *rule) seal() *rule {
 type parsed struct {
 	rules   []*rule
 	missing []string // fields that are not carried out
+	remarks []string // what else its author should know
+	refers  bool     // it names References
 	err     error    // quarantined
+}
+
+// remark tells the author something, once.
+func (p *parsed) remark(format string, args ...any) {
+	if s := fmt.Sprintf(format, args...); !slices.Contains(p.remarks, s) {
+		p.remarks = append(p.remarks, s)
+	}
 }
 
 // note records a field that is not carried out, once.
 func (p *parsed) note(format string, args ...any) {
-	s := fmt.Sprintf(format, args...)
-	for _, have := range p.missing {
-		if have == s {
-			return
-		}
+	if s := fmt.Sprintf(format, args...); !slices.Contains(p.missing, s) {
+		p.missing = append(p.missing, s)
 	}
-	p.missing = append(p.missing, s)
 }
 
 func (p *parsed) add(r *rule) { p.rules = append(p.rules, r.seal()) }

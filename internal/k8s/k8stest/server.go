@@ -31,7 +31,7 @@ var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies
 var kinds = map[string]string{
 	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice",
 	"networkpolicies": "NetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
-	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode",
+	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode", "ciliumcidrgroups": "CiliumCIDRGroup",
 	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
 }
 
