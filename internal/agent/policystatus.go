@@ -46,10 +46,15 @@ func (r *policyReporter) Run(ctx context.Context) error {
 
 // first tells whether this node has the first name of all.
 func (r *policyReporter) first() bool {
-	for name := range r.tables.nodes.Snapshot().All() {
-		return name == r.opts.NodeName
+	return firstNode(r.tables) == r.opts.NodeName
+}
+
+// firstNode has the first name of all; it does what one node does for all.
+func firstNode(t *tables) string {
+	for name := range t.nodes.Snapshot().All() {
+		return name
 	}
-	return false
+	return ""
 }
 
 // step writes what differs, and reports whether all of it is written.

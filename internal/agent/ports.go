@@ -56,6 +56,9 @@ type Cluster interface {
 	MarkReady(ctx context.Context) error
 	// PublishPolicyStatus stores what became of a CNP or CCNP.
 	PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error
+	// Tell makes an event on this node's object, or brings the one of the same
+	// reason and beginning up to date.
+	Tell(ctx context.Context, n Notice) error
 	// Version asks the server for its version, the cheapest call there is.
 	Version(ctx context.Context) (string, error)
 	// Host is the server's address.
@@ -85,6 +88,7 @@ type Datapath interface {
 	Dump(name string) (headings []string, rows [][]string, err error)
 	Maps() ([]MapInfo, error)
 	Metrics() ([]MetricRow, error)
+	Swept() SweepStats
 	Run(ctx context.Context) error
 	Close() error
 }

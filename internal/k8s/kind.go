@@ -46,6 +46,8 @@ var (
 	NetworkPolicies = Kind[*networkingv1.NetworkPolicy]{networkingv1.SchemeGroupVersion, "NetworkPolicy", "networkpolicies", func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} }, func() runtime.Object { return &networkingv1.NetworkPolicyList{} }}
 	Leases          = Kind[*coordinationv1.Lease]{coordinationv1.SchemeGroupVersion, "Lease", "leases", func() *coordinationv1.Lease { return &coordinationv1.Lease{} }, func() runtime.Object { return &coordinationv1.LeaseList{} }}
 
+	Events = Kind[*corev1.Event]{corev1.SchemeGroupVersion, "Event", "events", func() *corev1.Event { return &corev1.Event{} }, func() runtime.Object { return &corev1.EventList{} }}
+
 	CiliumEndpoints  = Kind[*ciliumv2.CiliumEndpoint]{ciliumGroup, "CiliumEndpoint", "ciliumendpoints", func() *ciliumv2.CiliumEndpoint { return &ciliumv2.CiliumEndpoint{} }, func() runtime.Object { return &ciliumv2.CiliumEndpointList{} }}
 	CiliumIdentities = Kind[*ciliumv2.CiliumIdentity]{ciliumGroup, "CiliumIdentity", "ciliumidentities", func() *ciliumv2.CiliumIdentity { return &ciliumv2.CiliumIdentity{} }, func() runtime.Object { return &ciliumv2.CiliumIdentityList{} }}
 	CiliumNodes      = Kind[*ciliumv2.CiliumNode]{ciliumGroup, "CiliumNode", "ciliumnodes", func() *ciliumv2.CiliumNode { return &ciliumv2.CiliumNode{} }, func() runtime.Object { return &ciliumv2.CiliumNodeList{} }}
