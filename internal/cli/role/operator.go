@@ -81,6 +81,8 @@ func operatorOptions(f *command.Factory, dir string, flags map[string]string) (o
 		EndpointGCInterval: s.duration("cilium-endpoint-gc-interval"),
 		RemoveTaint:        s.flag("remove-cilium-node-taints", false),
 		HealthAddress:      s.text("operator-api-serve-addr"),
+		MetricsAddress:     s.text("operator-prometheus-serve-addr"),
+		Version:            f.Version,
 		Log:                logger(f.Streams, s.flag("debug", false)),
 	}
 	if s.flag("enable-ipv4", true) {
