@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stentor-net/stentor/internal/node"
-	"github.com/stentor-net/stentor/internal/policy"
 )
 
 // court is a herald with a clock of its own.
@@ -80,14 +78,20 @@ func TestWhatStaysWrongIsToldOnce(t *testing.T) {
 
 func TestNoticesAreLimited(t *testing.T) {
 	c := newCourt()
-	c.raw.Nodes.Upsert(node.Node{Name: "n1"})
-	for i := range 100 {
-		c.own.verdicts.Upsert(policy.ObjectStatus{Key: fmt.Sprintf("p%02d", i), Reason: "bad"})
+	c.checks.fail("health", "it begins", "", "")
+	c.clock = c.clock.Add(heraldGrace)
+	changes := func(n int) (told int) { // each of which would be told alone
+		for i := range n {
+			c.checks.fail("health", fmt.Sprintf("%d of %d nodes are away", i, n), "", "")
+			told += strings.Count(c.after(t, 0), "Warning")
+		}
+		return told
 	}
-	if got := strings.Count(c.after(t, 0), "Warning"); got != heraldBurst {
+	if got := changes(100); got != heraldBurst {
 		t.Errorf("%d at once", got)
 	}
-	if got := strings.Count(c.after(t, 5*time.Minute), "Warning"); got != 5 {
+	c.clock = c.clock.Add(5 * time.Minute)
+	if got := changes(101); got != 5 {
 		t.Errorf("%d after five minutes", got)
 	}
 }
