@@ -17,10 +17,10 @@ LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab bench demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab connectivity-matrix bench demo demo-down conformance clean
 
 help: ## List the targets.
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Install the Debian packages that the lab needs (only those that are missing).
 	@deploy/build/apt-install $(RUNTIME_DEPS)
@@ -68,6 +68,9 @@ test-unit: ## Run the tests of the main module and of the tools.
 
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
+
+connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
+	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
 
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)

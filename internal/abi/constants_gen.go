@@ -151,6 +151,7 @@ const (
 	VerdictDeny     = 0
 	VerdictAllow    = 1
 	VerdictRedirect = 2
+	VerdictAudit    = 3
 )
 
 // enum reason.

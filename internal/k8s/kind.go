@@ -52,6 +52,7 @@ var (
 	CIDRGroups       = Kind[*ciliumv2.CiliumCIDRGroup]{ciliumGroup, "CiliumCIDRGroup", "ciliumcidrgroups", func() *ciliumv2.CiliumCIDRGroup { return &ciliumv2.CiliumCIDRGroup{} }, func() runtime.Object { return &ciliumv2.CiliumCIDRGroupList{} }}
 	Definitions      = Kind[*Definition]{definitionGroup, "CustomResourceDefinition", "customresourcedefinitions", func() *Definition { return &Definition{} }, func() runtime.Object { return &DefinitionList{} }}
 
+	clusterPolicies           = Kind[*rawPolicy]{policyGroup, "ClusterNetworkPolicy", "clusternetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumPolicies            = Kind[*rawPolicy]{ciliumGroup, "CiliumNetworkPolicy", "ciliumnetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumClusterwidePolicies = Kind[*rawPolicy]{ciliumGroup, "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 )

@@ -38,6 +38,7 @@ type Options struct {
 	CIDRMatchPods  bool   // the same for pods
 	NodeLabels     bool   // identities of nodes have the labels of nodes (enable-node-selector-labels)
 	IPv4, IPv6     bool   // families in use; both false means both. One family: the world is identity.World
+	Audit          bool   // what policy denies passes, and is told (policy-audit-mode)
 	Carry          Carry
 }
 
@@ -71,6 +72,7 @@ type Subject struct {
 	IPv4        Address // zero prefix: none
 	IPv6        Address
 	Ports       []endpoint.Port
+	Audit       bool // what policy denies it passes, and is told
 }
 
 // Input is everything that policy depends on.
