@@ -100,7 +100,8 @@ EOT
 		[ ! -d "$package/testdata" ] || cp -r "$package/testdata" "$root/src/$package/"
 		echo "cd /src/$package; echo '== $package'"
 		# The machine is a namespace of its own already.
-		echo "STENTOR_BPF_TEST_NETNS=1 ./run.test -test.run '$regexp' -test.v -test.short -test.timeout 900s $flags || code=1"
+		# What mutated and hostile packets try is our code, the same on every kernel.
+		echo "STENTOR_BPF_TEST_NETNS=1 ./run.test -test.run '$regexp' -test.skip 'Hostile|Mutated|Fuzz' -test.v -test.short -test.timeout 900s $flags || code=1"
 		flags=
 	done
 	echo 'cat /src/bpf/test/testdata/instructions.txt 2>/dev/null | sed "s/^/instructions: /"'
