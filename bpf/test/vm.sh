@@ -20,7 +20,7 @@ done
 [ "${1-}" != -- ] || shift
 [ ${#runs[@]} -gt 0 ] || runs=(
 	"./bpf/test ."
-	"./internal/datapath ^(TestTheKernelHandsConnectionsToAProxy|TestPodsReachEachOther|TestTheWorldSeesTheNodesAddress|TestPolicyHoldsForNewAndForRunningConnections|TestPodsReachServicesOnTheWire|TestSocketsAreTranslatedAtConnect|TestForeignFiltersStay)$"
+	"./internal/datapath ^(TestTheKernelHandsConnectionsToAProxy|TestPodsReachEachOther|TestTheWorldSeesTheNodesAddress|TestPolicyHoldsForNewAndForRunningConnections|TestPodsReachServicesOnTheWire|TestSocketsAreTranslatedAtConnect|TestForeignProgramsStayAndAreTold)$"
 )
 
 case $series in
