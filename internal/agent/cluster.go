@@ -17,13 +17,15 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/label"
-	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 )
 
 // kubeCluster is the real Cluster: the API server by internal/k8s.
 type kubeCluster struct {
 	client *k8s.Client
 	node   string
+	// clusterPolicies: ClusterNetworkPolicies are carried out.
+	clusterPolicies bool
 }
 
 func newKubeCluster(o Options) (*kubeCluster, error) {
@@ -31,7 +33,7 @@ func newKubeCluster(o Options) (*kubeCluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kubeCluster{client: client, node: o.NodeName}, nil
+	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies}, nil
 }
 
 func (c *kubeCluster) Host() string { return c.client.Host() }
@@ -44,7 +46,8 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectNamespaces(ctx, c.client, raw.Namespaces) })
 	g.Go(func() error { return k8s.ReflectIdentities(ctx, c.client, raw.Identities) })
 	g.Go(func() error { return k8s.ReflectNodes(ctx, c.client, c.node, raw.Nodes) })
-	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, c.clusterPolicies, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })
 	g.Go(func() error { return k8s.ReflectSlices(ctx, c.client, raw.Slices) })
 	g.Go(func() error { return k8s.ReflectEndpoints(ctx, c.client, raw.Remotes) })
@@ -150,6 +153,6 @@ func (c *kubeCluster) MarkReady(ctx context.Context) error {
 	return err
 }
 
-func (c *kubeCluster) PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error {
-	return c.client.PublishPolicyStatus(ctx, o.Kind, o.Namespace, o.Name, valid, reason)
+func (c *kubeCluster) PublishReport(ctx context.Context, r report.Report) error {
+	return c.client.PublishReport(ctx, c.node, r)
 }

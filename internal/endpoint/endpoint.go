@@ -25,6 +25,7 @@ type Pod struct {
 	Namespace, Name, UID string
 	NodeName             string
 	ServiceAccount       string
+	Workload             Workload // that made the pod
 	Labels               map[string]string
 	Annotations          map[string]string // only those that Stentor reads
 	IPs                  []netip.Addr
@@ -34,6 +35,10 @@ type Pod struct {
 	Ready                bool
 	Deleting             bool
 }
+
+// Workload is the object that a person made and that made the pod; zero if
+// the pod was made by hand.
+type Workload struct{ Kind, Name string }
 
 // Key is namespace/name.
 func (p Pod) Key() string { return p.Namespace + "/" + p.Name }
@@ -88,6 +93,7 @@ type Endpoint struct {
 	MAC, NodeMAC    [6]byte // inside the pod; the host's side
 	IPv4, IPv6      netip.Addr
 	Ports           []Port
+	Audit           bool // what policy denies it passes, and is told
 	Created         time.Time
 	Labels          label.Set // identity-relevant
 	Identity        identity.ID

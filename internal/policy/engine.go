@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,7 +36,9 @@ type Options struct {
 	Cluster        string // name of this cluster; default "default"
 	CIDRMatchNodes bool   // CIDR rules of CNP and CCNP match nodes (policy-cidr-match-mode)
 	CIDRMatchPods  bool   // the same for pods
+	NodeLabels     bool   // identities of nodes have the labels of nodes (enable-node-selector-labels)
 	IPv4, IPv6     bool   // families in use; both false means both. One family: the world is identity.World
+	Audit          bool   // what policy denies passes, and is told (policy-audit-mode)
 	Carry          Carry
 }
 
@@ -69,6 +72,7 @@ type Subject struct {
 	IPv4        Address // zero prefix: none
 	IPv6        Address
 	Ports       []endpoint.Port
+	Audit       bool // what policy denies it passes, and is told
 }
 
 // Input is everything that policy depends on.
@@ -79,13 +83,16 @@ type Input struct {
 	Addresses  []Address                      // every prefix with its identity; pods of this node included
 	Ports      map[netip.Addr][]endpoint.Port // named ports of pods of other nodes, for egress rules
 	Objects    []Object
+	References *References // what rules name; nil: nothing
 }
 
 // ObjectStatus says what became of a policy object.
 type ObjectStatus struct {
-	Key    string // Object.Key
-	Valid  bool
-	Reason string // why it is quarantined, or which of its fields are not carried out yet
+	Key        string // Object.Key
+	UID        string
+	Generation int64 // that was judged
+	Valid      bool
+	Reason     string // why it is quarantined, or which of its fields are not carried out yet
 }
 
 // Outcome is the answer to a change of input.
@@ -169,6 +176,7 @@ type Engine struct {
 // cached is an object with the rules it became.
 type cached struct {
 	object Object
+	refs   *References // that the rules were made with
 	parsed parsed
 	good   *parsed // the last version that was understood
 	stamp  uint64
@@ -251,12 +259,11 @@ func (e *Engine) Update(in Input) Outcome {
 	e.stamp++
 	e.newSets, e.setErr = nil, nil
 	out := Outcome{}
-	rules := e.parse(in.Objects, &out)
+	rules := e.parse(&in, &out)
 	m := e.compile(&in, rules)
 	c := newChange(e, m)
 	out.Ops = c.run()
 	out.Err = errors.Join(append(m.errs, append(c.errs, e.setErr)...)...)
-	out.Explainer = &Explainer{opts: e.opts, m: m}
 	out.LocalIdentities = m.local
 	out.Revision = e.revision
 	out.Endpoints = make(map[uint16]SubjectOutcome, len(m.endpoints))
@@ -265,6 +272,7 @@ func (e *Engine) Update(in Input) Outcome {
 			Row: e.state.Endpoints[id], EnforcingIngress: w.enforcing[Ingress], EnforcingEgress: w.enforcing[Egress], Policies: w.policies,
 		}
 	}
+	out.Explainer = newExplainer(&e.opts, &in, rules, &out)
 	out.Stats = e.stats(m)
 	e.sweep(&in)
 	return out
@@ -298,22 +306,23 @@ func (e *Engine) sweep(in *Input) {
 }
 
 // parse gives the rules of all objects in order of key, and says what became of each object.
-func (e *Engine) parse(objects []Object, out *Outcome) []*rule {
+func (e *Engine) parse(in *Input, out *Outcome) []*rule {
 	var rules []*rule
-	order := slices.Clone(objects)
+	refs := cmp.Or(in.References, noReferences)
+	order := slices.Clone(in.Objects)
 	slices.SortFunc(order, func(a, b Object) int { return strings.Compare(a.Key(), b.Key()) })
 	changed := len(order) != len(e.objects)
 	for _, o := range order {
 		key := o.Key()
 		c := e.objects[key]
-		if c == nil || c.object != o {
-			changed = true
-			next := &cached{object: o, parsed: parse(o, &e.opts)}
+		if c.stale(o, refs) {
+			next := &cached{object: o, refs: refs, parsed: parse(o, &e.opts, refs)}
 			if next.parsed.err == nil {
 				next.good = &next.parsed
 			} else if c != nil && c.object.UID == o.UID {
 				next.good = c.good
 			}
+			changed = changed || c == nil || c.object != o || !sameRules(c.good, next.good)
 			c = next
 			e.objects[key] = c
 		}
@@ -335,15 +344,32 @@ func (e *Engine) parse(objects []Object, out *Outcome) []*rule {
 	return rules
 }
 
+// stale tells whether the object has to be parsed again.
+func (c *cached) stale(o Object, refs *References) bool {
+	return c == nil || c.object != o || c.parsed.refers && c.refs != refs
+}
+
+// sameRules tells whether two versions of an object have the same effect.
+func sameRules(a, b *parsed) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return slices.EqualFunc(a.rules, b.rules, func(x, y *rule) bool { return x.key == y.key && x.subject.key == y.subject.key })
+}
+
 func (c *cached) status(key string) ObjectStatus {
-	s := ObjectStatus{Key: key, Valid: c.parsed.err == nil}
+	s := ObjectStatus{Key: key, UID: c.object.UID, Generation: c.object.Generation, Valid: c.parsed.err == nil}
 	switch {
 	case c.parsed.err != nil && c.good != nil:
 		s.Reason = fmt.Sprintf("quarantined: %v; the last good version stays in force", c.parsed.err)
 	case c.parsed.err != nil:
 		s.Reason = fmt.Sprintf("quarantined: %v", c.parsed.err)
-	case len(c.parsed.missing) > 0:
-		s.Reason = "not carried out: " + strings.Join(c.parsed.missing, ", ")
+	default:
+		var parts []string
+		if len(c.parsed.missing) > 0 {
+			parts = append(parts, "not carried out: "+strings.Join(c.parsed.missing, ", "))
+		}
+		s.Reason = strings.Join(append(parts, c.parsed.remarks...), "; ")
 	}
 	return s
 }

@@ -30,6 +30,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		refuse(w, http.StatusNotFound, "NotFound", q.URL.Path)
 		return
 	}
+	s.mu.Lock()
+	missing := s.missing[r.plural]
+	s.mu.Unlock()
+	if missing {
+		refuse(w, http.StatusNotFound, "NotFound", "the server could not find the requested resource")
+		return
+	}
 	if q.Method == http.MethodGet && r.name == "" && q.URL.Query().Get("watch") != "" {
 		s.watch(w, q, r)
 		return
