@@ -46,6 +46,7 @@ type Event struct {
 	Bytes      uint64     `json:"bytes,omitempty"`
 	Policies   []string   `json:"policies,omitempty"` // objects that select the endpoint in this direction
 	Count      uint64     `json:"count,omitempty"`    // merged or lost events
+	Cell       *EventCell `json:"cell,omitempty"`     // where policy found the verdict
 }
 
 // EventParty is one end of an event's packet.

@@ -224,6 +224,7 @@ const (
 	MapServices      = "services"
 	MapSets          = "sets"
 	MapSocketPeers   = "socket_peers"
+	MapSocketRows    = "socket_rows"
 	MapSocketVIPs    = "socket_vips"
 )
 

@@ -43,6 +43,7 @@ type Agent struct {
 	cni       *cni
 	monitor   *monitor
 	observer  *observer // nil: flows are not kept
+	past      *past
 	server    *server
 
 	datapathUp chan struct{} // closed when dp is set
@@ -57,7 +58,7 @@ var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities"
 
 func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	a := &Agent{
-		log: log, opts: o, world: w, started: time.Now(),
+		log: log, opts: o, world: w, started: time.Now(), past: &past{},
 		datapathUp: make(chan struct{}), restored: make(chan struct{}), enforced: make(chan struct{}), ready: make(chan struct{}),
 	}
 	a.tables, a.raw, a.own = newTables()
@@ -153,7 +154,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	enforce := &enforcer{
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
 		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
-		newEngine: a.world.newEngine,
+		newEngine: a.world.newEngine, past: a.past,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}

@@ -34,6 +34,7 @@ type enforcer struct {
 	endpoints *endpoints
 	ids       *allocator
 	checks    *checks
+	past      *past
 	dp        Datapath
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
 
@@ -125,6 +126,7 @@ func (f *enforcer) step() error {
 		return err
 	}
 	f.numbers.settled()
+	f.past.add(out.Explainer, time.Now())
 	local := map[identity.ID]label.Set{}
 	maps.Copy(local, out.LocalIdentities)
 	maps.Copy(local, f.nodeIDs)

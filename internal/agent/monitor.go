@@ -144,6 +144,9 @@ func (m *monitor) enrich(e Event) rest.Event {
 			out.Verdict = verdicts[e.Verdict]
 		}
 	}
+	if e.Type == abi.EventVerdict || deniedByPolicy(out) || e.Reason == abi.ReasonIdentityUnknown {
+		out.Cell = &rest.EventCell{Peer: e.Peer, Slot: e.Slot, Set: e.Set, Row: e.Row, Generation: e.Generation}
+	}
 	if e.Type != abi.EventTrace && m.policiesOf != nil {
 		out.Policies = m.policiesOf(e.Endpoint)
 	}

@@ -262,7 +262,6 @@ func (e *Engine) Update(in Input) Outcome {
 	c := newChange(e, m)
 	out.Ops = c.run()
 	out.Err = errors.Join(append(m.errs, append(c.errs, e.setErr)...)...)
-	out.Explainer = &Explainer{opts: e.opts, m: m}
 	out.LocalIdentities = m.local
 	out.Revision = e.revision
 	out.Endpoints = make(map[uint16]SubjectOutcome, len(m.endpoints))
@@ -271,6 +270,7 @@ func (e *Engine) Update(in Input) Outcome {
 			Row: e.state.Endpoints[id], EnforcingIngress: w.enforcing[Ingress], EnforcingEgress: w.enforcing[Egress], Policies: w.policies,
 		}
 	}
+	out.Explainer = newExplainer(&e.opts, &in, rules, &out)
 	out.Stats = e.stats(m)
 	e.sweep(&in)
 	return out

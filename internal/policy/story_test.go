@@ -331,7 +331,7 @@ func (s *story) verdict(words []string) string {
 	}
 	why := a.Why()
 	for _, n := range a.Near {
-		why += fmt.Sprintf("; near: %v lacks the %s", n.Origin, n.Missing)
+		why += fmt.Sprintf("; near: %v, but %s", n.Origin, strings.Join(n.Missing, ", "))
 	}
 	return why
 }
