@@ -26,6 +26,7 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 	"github.com/stentor-net/stentor/internal/rpc"
 	"github.com/stentor-net/stentor/internal/service"
 )
@@ -185,7 +186,7 @@ func (c *fakeCluster) MarkReady(context.Context) error {
 	return nil
 }
 
-func (c *fakeCluster) PublishPolicyStatus(context.Context, policy.Object, bool, string) error {
+func (c *fakeCluster) PublishReport(context.Context, report.Report) error {
 	return nil
 }
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
