@@ -54,7 +54,9 @@ func (p *cnpParser) portRules(s *section, base rule) error {
 // spoken takes out of what a rule allows the protocols that the datapath drops,
 // whatever policy says.
 func (p *cnpParser) spoken(at string, list []ciliumv2.PortProtocol, r *rule) {
-	known := func(protocol uint8) bool { return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP }
+	known := func(protocol uint8) bool {
+		return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP
+	}
 	for i := range list {
 		number := protocols[ciliumv2.Protocol(strings.ToUpper(string(list[i].Protocol)))]
 		if number == 0 || known(number) {
