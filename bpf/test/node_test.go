@@ -100,6 +100,7 @@ type node struct {
 	cfg   config
 	first uint32 // next free backend
 	spy   bool
+	adapt func(map[string]*ebpf.MapSpec) // of specs to maps that others made. Optional
 }
 
 var loaders = map[string]func() (*ebpf.CollectionSpec, error){
@@ -171,6 +172,9 @@ func (n *node) spec(object string) *ebpf.CollectionSpec {
 				n.Fatalf("set %s: %v", k, err)
 			}
 		}
+	}
+	if n.adapt != nil {
+		n.adapt(spec.Maps)
 	}
 	for m, size := range small {
 		if spec.Maps[m] != nil {
