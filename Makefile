@@ -69,18 +69,13 @@ test-unit: ## Run the tests of the main module and of the tools.
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
 
-<<<<<<< HEAD
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
 
-bench: ## Run the benchmarks: ns per run of the programs (root), cost of policy changes.
-	go test -run '^$$' -bench . ./bpf/test ./internal/policy ./internal/datapath
-=======
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
 	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
->>>>>>> bench
 
 conformance: ## Kubernetes' own network suite: not there yet.
 	@echo "conformance: the upstream network suite is not wired to the lab yet" >&2; exit 1

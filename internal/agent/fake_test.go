@@ -48,6 +48,7 @@ type fakeCluster struct {
 	down     error
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
+	notices  []Notice
 }
 
 func newFakeCluster() *fakeCluster {
@@ -189,6 +190,13 @@ func (c *fakeCluster) MarkReady(context.Context) error {
 func (c *fakeCluster) PublishReport(context.Context, report.Report) error {
 	return nil
 }
+func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notices = append(c.notices, n)
+	return c.down
+}
+
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
 func (c *fakeCluster) Host() string                            { return "https://172.30.0.1:6443" }
 
@@ -371,6 +379,7 @@ func (k *fakeKernel) Dump(name string) ([]string, [][]string, error) {
 	return []string{"ID"}, [][]string{{"1"}}, nil
 }
 func (k *fakeKernel) Maps() ([]MapInfo, error) { return []MapInfo{{Name: "endpoints", Max: 4096}}, nil }
+func (k *fakeKernel) Swept() SweepStats        { return SweepStats{Runs: 2, Alive: 5, Deleted: 1} }
 func (k *fakeKernel) Metrics() ([]MetricRow, error) {
 	return []MetricRow{{Reason: 133, ReasonText: "Policy denied", Packets: 3}}, nil
 }
@@ -396,7 +405,8 @@ func (k *fakeKernel) fail(method string, err error) {
 
 // fakeEngine gives every endpoint its row, only when it differs, as the real one does.
 type fakeEngine struct {
-	rows map[uint16]policy.EndpointRow
+	rows    map[uint16]policy.EndpointRow
+	audited *atomic.Int32
 }
 
 func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
@@ -405,8 +415,13 @@ func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
 		out.Objects = append(out.Objects, policy.ObjectStatus{Key: o.Key(), Valid: o.Err == "", Reason: o.Err})
 	}
 	next := map[uint16]policy.EndpointRow{}
+	audited := int32(0)
+	defer func() { e.audited.Store(audited) }()
 	for _, s := range in.Subjects {
 		row := policy.EndpointRow{Identity: s.Identity}
+		if s.Audit {
+			audited++
+		}
 		next[s.Endpoint] = row
 		out.Endpoints[s.Endpoint] = policy.SubjectOutcome{Row: row, EnforcingIngress: len(in.Objects) > 0}
 		if old, ok := e.rows[s.Endpoint]; !ok || old != row {
@@ -427,6 +442,8 @@ type lab struct {
 	client  rpc.Client
 	stop    func() error
 	mode    atomic.Value // enable-policy of the latest engine
+	audit   atomic.Bool  // audit mode of the latest engine
+	audited atomic.Int32 // endpoints in audit mode in its latest input
 }
 
 func newLab(t testing.TB) *lab {
@@ -460,7 +477,8 @@ func (l *lab) launch() {
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
 		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)
-			return &fakeEngine{rows: s.Endpoints}, nil
+			l.audit.Store(o.Audit)
+			return &fakeEngine{rows: s.Endpoints, audited: &l.audited}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
