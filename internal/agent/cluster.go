@@ -18,7 +18,7 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/label"
-	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 )
 
 // kubeCluster is the real Cluster: the API server by internal/k8s.
@@ -26,6 +26,8 @@ type kubeCluster struct {
 	client *k8s.Client
 	node   string
 	uid    atomic.Value // string: of the Node object, once it was read
+	// clusterPolicies: ClusterNetworkPolicies are carried out.
+	clusterPolicies bool
 }
 
 func newKubeCluster(o Options, m *metrics) (*kubeCluster, error) {
@@ -34,7 +36,7 @@ func newKubeCluster(o Options, m *metrics) (*kubeCluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kubeCluster{client: client, node: o.NodeName}, nil
+	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies}, nil
 }
 
 func (c *kubeCluster) Tell(ctx context.Context, n Notice) error {
@@ -63,7 +65,7 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectNamespaces(ctx, c.client, raw.Namespaces) })
 	g.Go(func() error { return k8s.ReflectIdentities(ctx, c.client, raw.Identities) })
 	g.Go(func() error { return k8s.ReflectNodes(ctx, c.client, c.node, raw.Nodes) })
-	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, c.clusterPolicies, raw.Policies) })
 	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })
 	g.Go(func() error { return k8s.ReflectSlices(ctx, c.client, raw.Slices) })
@@ -170,6 +172,6 @@ func (c *kubeCluster) MarkReady(ctx context.Context) error {
 	return err
 }
 
-func (c *kubeCluster) PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error {
-	return c.client.PublishPolicyStatus(ctx, o.Kind, o.Namespace, o.Name, valid, reason)
+func (c *kubeCluster) PublishReport(ctx context.Context, r report.Report) error {
+	return c.client.PublishReport(ctx, c.node, r)
 }

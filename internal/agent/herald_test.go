@@ -9,26 +9,20 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/stentor-net/stentor/internal/node"
-	"github.com/stentor-net/stentor/internal/policy"
 )
 
 // court is a herald with a clock of its own.
 type court struct {
 	*herald
 	cluster *fakeCluster
-	raw     RawWriters
-	own     derivedWriters
 	checks  *checks
 	clock   time.Time
 }
 
 func newCourt() *court {
 	c := &court{cluster: newFakeCluster(), clock: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
-	var t *tables
-	t, c.raw, c.own = newTables()
-	c.checks = &checks{writer: c.own.checks, now: func() time.Time { return c.clock }}
+	t, _, own := newTables()
+	c.checks = &checks{writer: own.checks, now: func() time.Time { return c.clock }}
 	c.herald = &herald{log: slog.New(slog.DiscardHandler), opts: Options{NodeName: "n1"}, tables: t, cluster: c.cluster, now: func() time.Time { return c.clock }}
 	return c
 }
@@ -78,41 +72,27 @@ func TestWhatStaysWrongIsToldOnce(t *testing.T) {
 	}
 }
 
-func TestTheFirstNodeTellsOfRefusedPolicies(t *testing.T) {
-	c := newCourt()
-	c.raw.Nodes.Upsert(node.Node{Name: "n1"}, node.Node{Name: "n2"})
-	c.own.verdicts.Upsert(policy.ObjectStatus{Key: "p", Reason: "no such field"}, policy.ObjectStatus{Key: "q", Valid: true})
-	if got, want := c.after(t, 0), "Warning PolicyRefused x1: p is not carried out: no such field"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got := c.after(t, time.Minute); got != "" {
-		t.Errorf("told twice: %q", got)
-	}
-	c.own.verdicts.Upsert(policy.ObjectStatus{Key: "p", Valid: true})
-	if got := c.after(t, time.Minute); got != "" {
-		t.Errorf("got %q", got)
-	}
-	c.own.verdicts.Upsert(policy.ObjectStatus{Key: "p", Reason: "worse"})
-	if got, want := c.after(t, 0), "Warning PolicyRefused x1: p is not carried out: worse"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	c.opts.NodeName = "n2"
-	c.own.verdicts.Upsert(policy.ObjectStatus{Key: "r", Reason: "bad"})
-	if got := c.after(t, 0); got != "" {
-		t.Errorf("another node tells: %q", got)
-	}
-}
-
 func TestNoticesAreLimited(t *testing.T) {
 	c := newCourt()
-	c.raw.Nodes.Upsert(node.Node{Name: "n1"})
+	c.checks.warn("health", "0", "", "")
+	sent := 0
 	for i := range 100 {
-		c.own.verdicts.Upsert(policy.ObjectStatus{Key: fmt.Sprintf("p%02d", i), Reason: "bad"})
+		c.checks.warn("health", fmt.Sprint(i), "", "")
+		wait := time.Duration(0)
+		if i == 0 {
+			wait = heraldGrace
+		}
+		sent += strings.Count(c.after(t, wait), "Warning")
 	}
-	if got := strings.Count(c.after(t, 0), "Warning"); got != heraldBurst {
-		t.Errorf("%d at once", got)
+	if sent != heraldBurst {
+		t.Errorf("%d at once", sent)
 	}
-	if got := strings.Count(c.after(t, 5*time.Minute), "Warning"); got != 5 {
-		t.Errorf("%d after five minutes", got)
+	sent = 0
+	for i := range 300 {
+		c.checks.warn("health", fmt.Sprint("again ", i), "", "")
+		sent += strings.Count(c.after(t, time.Second), "Warning")
+	}
+	if sent != 5 {
+		t.Errorf("%d in five minutes", sent)
 	}
 }

@@ -55,7 +55,10 @@ var schema = []Key{
 	flag("bpf-lb-sock", "true", "Translate ClusterIP when a socket connects.", func(o *Options) *bool { return &o.SocketLB }),
 
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
-	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes.", func(o *Options) *[]string { return &o.CIDRMatch }),
+	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),
+	flag("enable-k8s-cluster-network-policy", "false", "Carry out ClusterNetworkPolicy objects (policy.networking.k8s.io/v1alpha2), once their kind is defined.", func(o *Options) *bool { return &o.ClusterPolicies }),
+	flag("enable-node-selector-labels", "false", "Give each set of labels of nodes an identity, so that fromNodes and toNodes can select them.", func(o *Options) *bool { return &o.NodeLabels }),
+	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes, pods.", func(o *Options) *[]string { return &o.CIDRMatch }),
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
 

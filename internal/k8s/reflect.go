@@ -19,8 +19,9 @@ import (
 
 // reflection keeps the rows of one kind of object in a table.
 type reflection[T Object, R any] struct {
-	kind   Kind[T]
-	fields string // field selector, "" is all
+	kind      Kind[T]
+	namespace string // "" is all
+	fields    string // field selector, "" is all
 	// row converts an object; false leaves it out.
 	row func(T) (R, bool)
 	key func(R) string
@@ -62,15 +63,15 @@ func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]
 	request := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = r.fields
 		list := r.kind.list()
-		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
-		if r.optional && apierrors.IsNotFound(err) {
-			_ = rows.Replace(nil, "") // it never fails
-		}
+		err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
+		rows.undefined(err)
 		return list, err
 	}
 	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector, o.Watch = r.fields, true
-		return group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		w, err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		rows.undefined(err)
+		return w, err
 	}
 	reflector := cache.NewReflectorWithOptions(
 		&cache.ListWatch{ListWithContextFunc: request, WatchFuncWithContext: open},
@@ -153,6 +154,13 @@ func (s *store[T, R]) Delete(object any) error {
 		s.writer.Update(func(tx *table.Tx[R]) { s.drop(tx, key(o.GetNamespace(), o.GetName())) })
 	}
 	return nil
+}
+
+// undefined takes the answer that an optional kind is not defined for an empty list.
+func (s *store[T, R]) undefined(err error) {
+	if s.optional && apierrors.IsNotFound(err) {
+		_ = s.Replace(nil, "") // it never fails
+	}
 }
 
 // Replace makes the rows those of a complete list, in one commit.

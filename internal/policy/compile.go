@@ -161,7 +161,7 @@ func (c *compiler) subjects(rules []*rule) {
 		}
 		w := wantEndpoint{subject: s, rules: mine}
 		for _, d := range []Direction{Egress, Ingress} {
-			w.slots[d], w.enforcing[d] = b.slotFor(d, mine[d], s.Ports)
+			w.slots[d], w.enforcing[d] = b.slotFor(d, mine[d], s)
 			for _, r := range mine[d] {
 				if !slices.Contains(w.policies, r.origin.Object) {
 					w.policies = append(w.policies, r.origin.Object)
@@ -183,7 +183,7 @@ func (c *compiler) closeSurplus() {
 	}
 	c.m.errs = append(c.m.errs, fmt.Errorf("%d different slots are more than the %d there are: the surplus endpoints are closed", len(c.m.slots), SlotClosed))
 	closed := SlotClosed
-	c.m.slots = append(c.m.slots[:closed:closed], &slot{key: "closed", base: Deny, closed: true})
+	c.m.slots = append(c.m.slots[:closed:closed], &slot{key: "closed", closed: true})
 	for id, w := range c.m.endpoints {
 		for d, s := range w.slots {
 			w.slots[d] = min(s, closed)

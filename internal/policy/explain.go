@@ -107,16 +107,16 @@ func (a Answer) Why() string {
 		}
 		return strings.Join(parts, ", ")
 	}
-	verb := map[Verdict]string{Allow: "allowed", Deny: "denied", Redirect: "redirected to the proxy"}[a.Verdict]
+	verb := map[Verdict]string{Allow: "allowed", Deny: "denied", Redirect: "redirected to the proxy", Audit: "audited: would be denied"}[a.Verdict]
 	switch {
 	case len(a.Deciding) > 0:
 		return verb + " by " + names(a.Deciding)
 	case a.Closed:
 		return "denied: there is no slot left for the endpoint's policy"
-	case a.Verdict == Deny && len(a.Default) > 0:
-		return "denied by default, because of " + names(a.Default)
-	case a.Verdict == Deny:
-		return "denied by default, because enable-policy is always"
+	case (a.Verdict == Deny || a.Verdict == Audit) && len(a.Default) > 0:
+		return verb + " by default, because of " + names(a.Default)
+	case a.Verdict == Deny || a.Verdict == Audit:
+		return verb + " by default, because enable-policy is always"
 	}
 	return "allowed: no policy denies it"
 }
@@ -224,7 +224,7 @@ func (x *Explainer) slotOf(s *Subject, d Direction, peer []endpoint.Port) (*slot
 		names = portNames(x.in, peer)
 	}
 	b := newSlotBuilder(&x.opts, names)
-	i, enforcing := b.slotFor(d, rules, s.Ports)
+	i, enforcing := b.slotFor(d, rules, s)
 	if !enforcing {
 		return nil, nil
 	}

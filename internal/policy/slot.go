@@ -19,8 +19,9 @@ type slot struct {
 	direction Direction
 	rules     []*rule // all that select the endpoints
 	items     []*item
-	base      Verdict // where no rule decides
-	closed    bool    // one slot too many: nothing passes
+	base      fallback
+	byRange   func(p *selector) bool // picks pods by address, which may not be known
+	closed    bool                   // one slot too many: nothing passes
 
 	uses []*selector // that tell peers apart here, in order of key
 }
@@ -35,7 +36,7 @@ type slotBuilder struct {
 
 func newSlotBuilder(opts *Options, names map[string][]portName) *slotBuilder {
 	b := &slotBuilder{opts: opts, names: names, byKey: map[string]int{}}
-	b.slots = append(b.slots, &slot{key: "open", base: Allow})
+	b.slots = append(b.slots, &slot{key: "open"})
 	b.byKey["open"] = SlotOpen
 	return b
 }
@@ -43,20 +44,22 @@ func newSlotBuilder(opts *Options, names map[string][]portName) *slotBuilder {
 // hostPeer is the peer that allow-localhost speaks of.
 var hostPeer = labelSelector(term{reserved(identity.LabelHost)})
 
-// slotFor gives the slot of an endpoint's direction: rules are those that select it.
-func (b *slotBuilder) slotFor(d Direction, rules []*rule, own []endpoint.Port) (int, bool) {
-	s := &slot{direction: d, rules: rules, base: Allow}
+// slotFor gives the slot of a direction of a subject: rules are those that select it.
+func (b *slotBuilder) slotFor(d Direction, rules []*rule, subject *Subject) (int, bool) {
+	own := subject.Ports
+	s := &slot{direction: d, rules: rules, base: fallback{audited: true, audit: b.opts.Audit || subject.Audit}}
+	s.byRange = func(p *selector) bool { return p.ranges != nil && (p.k8s || b.opts.CIDRMatchPods) }
 	enforcing := len(rules) > 0
 	for _, r := range rules {
-		if r.defaultDeny {
-			s.base = Deny
-		}
+		s.base.normal = s.base.normal || r.defaultDeny
+		s.base.audited = s.base.audited && (r.audit || !r.defaultDeny)
 	}
+	s.base.audited = s.base.audited && s.base.normal
 	switch b.opts.Enforcement {
 	case EnforceNever:
 		return SlotOpen, false
 	case EnforceAlways:
-		s.base, enforcing = Deny, true
+		s.base.always, enforcing = true, true
 	}
 	if !enforcing {
 		return SlotOpen, false
@@ -86,7 +89,7 @@ func (b *slotBuilder) key(s *slot, own []endpoint.Port) string {
 		}
 	}
 	slices.Sort(keys)
-	return fmt.Sprintf("%d %d %s\n%s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"), ports)
+	return fmt.Sprintf("%d %v %s\n%s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"), ports)
 }
 
 // ownNumbers are the numbers that an endpoint gives a named port.
@@ -133,7 +136,8 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 		if it.also != nil {
 			uses[it.also.key] = it.also
 		}
-		if it.rule.verdict == Deny && (it.also != nil || b.opts.CIDRMatchPods && slices.ContainsFunc(it.rule.peers, byRange)) {
+		doubtful := it.rule.verdict == Deny || it.rule.verdict == pass
+		if doubtful && (it.also != nil || slices.ContainsFunc(it.rule.peers, s.byRange)) {
 			uses[unplaced.key] = unplaced
 		}
 		for _, p := range it.rule.peers {
@@ -147,21 +151,34 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 	}
 }
 
-func byRange(p *selector) bool { return p.ranges != nil }
-
 // matching are the items that count for a peer that matches exactly these selectors.
 func (s *slot) matching(has func(key string) bool) []*item {
 	var out []*item
+	unplaced := has(unplaced.key)
 	for _, it := range s.items {
-		assume := it.rule.verdict == Deny && has(unplaced.key)
-		if it.also != nil && !has(it.also.key) && !assume {
+		picked := func(p *selector) bool { return p.any || has(p.key) }
+		if (it.also == nil || has(it.also.key)) && slices.ContainsFunc(it.rule.peers, picked) {
+			out = append(out, it)
 			continue
 		}
-		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || has(p.key) || assume && byRange(p) }) {
-			out = append(out, it)
+		perhaps := func(p *selector) bool { return picked(p) || s.byRange(p) }
+		if unplaced && slices.ContainsFunc(it.rule.peers, perhaps) {
+			out = append(out, it.assumed()...)
 		}
 	}
 	return out
+}
+
+// assumed is what an item counts for about a peer that it may or may not speak
+// of: a deny counts, an allow does not, a pass leaves both open.
+func (it *item) assumed() []*item {
+	switch it.rule.verdict {
+	case Deny:
+		return []*item{it}
+	case pass:
+		return []*item{{rule: it.rule, ports: it.ports, also: it.also, maybe: true}}
+	}
+	return nil
 }
 
 // numbers are all that pods give a named port.
@@ -189,17 +206,12 @@ var localhostRule = (&rule{
 func (s *slot) pessimistic(cluster bool) []*item {
 	var out []*item
 	for _, it := range s.items {
-		if it.rule.verdict == Deny {
-			if len(it.rule.peers) > 0 {
-				out = append(out, it)
-			}
-			continue
-		}
-		if it.also != nil {
-			continue
-		}
-		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || cluster && p.cluster }) {
+		surely := it.also == nil && slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || cluster && p.cluster })
+		switch {
+		case surely:
 			out = append(out, it)
+		case len(it.rule.peers) > 0:
+			out = append(out, it.assumed()...)
 		}
 	}
 	return out

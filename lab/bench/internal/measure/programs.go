@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package measure
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	frame "github.com/stentor-net/stentor/internal/bench"
+	"github.com/stentor-net/stentor/internal/bench"
 )
 
 // counted is what the kernel counts of a program.
@@ -91,7 +91,7 @@ func measurePrograms(ctx context.Context, e *Env) error {
 	how := fmt.Sprintf("kernel statistics over %s of traffic", pathTime)
 	row := func(name string, w way, kind, program string, bar float64) {
 		if s := samples[w.name+" "+kind+" "+program]; len(s) > 0 || bar > 0 {
-			e.Add(frame.Median(name, "ns", s).Below(bar).By("%s", how))
+			e.Add(bench.Median(name, "ns", s).Below(bar).By("%s", how))
 		}
 	}
 	row("from_pod, same node, established", p.same, kindRR, "a from_pod", 250)

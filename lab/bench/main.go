@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// stentor-bench measures Stentor beside the kernel's own ways: see docs/bench.
+// stentor-bench measures Stentor beside the kernel's own ways: see docs/measure.
 package main
 
 import (
@@ -17,13 +17,13 @@ import (
 	"syscall"
 	"time"
 
-	frame "github.com/stentor-net/stentor/internal/bench"
-	"github.com/stentor-net/stentor/lab/internal/bench"
+	"github.com/stentor-net/stentor/internal/bench"
+	"github.com/stentor-net/stentor/lab/bench/internal/measure"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "child" {
-		exit(bench.Child(os.Args[2:], os.Stdout))
+		exit(measure.Child(os.Args[2:], os.Stdout))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -48,7 +48,7 @@ func run(ctx context.Context) error {
 	list := flag.Bool("list", false, "list the parts")
 	flag.Parse()
 	if *list {
-		for _, p := range bench.Parts() {
+		for _, p := range measure.Parts() {
 			fmt.Printf("%-10s %s\n", p.Name, p.Title)
 		}
 		return nil
@@ -60,7 +60,7 @@ func run(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("measuring needs root: it makes network namespaces and loads programs")
 	}
-	code, isolated, err := bench.Isolate(ctx)
+	code, isolated, err := measure.Isolate(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,14 +71,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := result{Machine: bench.Machine(), Time: time.Now().UTC().Truncate(time.Second), Command: "make bench"}
+	r := result{Machine: measure.Machine(), Time: time.Now().UTC().Truncate(time.Second), Command: "make bench"}
 	if *only != "" {
 		r.Command += " BENCH='" + *only + "'"
 	}
-	e := &bench.Env{Root: dir, Bin: filepath.Join(dir, "bin"), Lab: *lab, Fast: *fast, Log: os.Stderr}
-	rows, failed := bench.Run(ctx, e, match)
+	e := &measure.Env{Root: dir, Bin: filepath.Join(dir, "bin"), Lab: *lab, Fast: *fast, Log: os.Stderr}
+	rows, failed := measure.Run(ctx, e, match)
 	r.Rows = rows
-	frame.Print(os.Stdout, rows)
+	bench.Print(os.Stdout, rows)
 	return errors.Join(failed, r.write(*data, *page))
 }
 
@@ -87,7 +87,7 @@ type result struct {
 	Time    time.Time   `json:"time"`
 	Command string      `json:"command"`
 	Machine []string    `json:"machine"`
-	Rows    []frame.Row `json:"rows"`
+	Rows    []bench.Row `json:"rows"`
 }
 
 func (r result) write(data, page string) error {
@@ -106,6 +106,6 @@ func (r result) write(data, page string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Measurements\n\n`%s`, %s, on %s.\n", r.Command, r.Time.Format("2006-01-02 15:04 MST"), strings.Join(r.Machine, ", "))
 	b.WriteString("\nA bar is missed only if the whole 95 % interval is beyond it; *open* means that the value is, but not the interval. Rows without a bar are shown, not judged. What is compared is measured in turns. [How](README.md).\n")
-	frame.Markdown(&b, r.Rows)
+	bench.Markdown(&b, r.Rows)
 	return os.WriteFile(page, []byte(b.String()), 0o644)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package measure
 
 import (
 	"bufio"
@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	frame "github.com/stentor-net/stentor/internal/bench"
+	"github.com/stentor-net/stentor/internal/bench"
 )
 
 // Env is what a part of the measurements works with.
@@ -27,12 +27,12 @@ type Env struct {
 	Log  io.Writer
 
 	part string
-	rows []frame.Row
+	rows []bench.Row
 	lab  *labEnv
 }
 
 // Add takes rows of the part that runs.
-func (e *Env) Add(rows ...frame.Row) {
+func (e *Env) Add(rows ...bench.Row) {
 	for _, r := range rows {
 		r.Part = e.part
 		e.rows = append(e.rows, r)
@@ -56,7 +56,7 @@ type Part struct {
 
 // Run measures the parts whose name matches, in their order. Rows come back
 // also if a part fails.
-func Run(ctx context.Context, e *Env, only *regexp.Regexp) ([]frame.Row, error) {
+func Run(ctx context.Context, e *Env, only *regexp.Regexp) ([]bench.Row, error) {
 	defer e.closeLab()
 	var errs []error
 	for _, p := range Parts() {
@@ -78,7 +78,7 @@ func Run(ctx context.Context, e *Env, only *regexp.Regexp) ([]frame.Row, error) 
 }
 
 // goTest is a part that tests or benchmarks of the main module measure: they
-// hand their rows to frame.Report.
+// hand their rows to bench.Report.
 func goTest(pkg string, args ...string) func(context.Context, *Env) error {
 	return func(ctx context.Context, e *Env) error {
 		dir, err := os.MkdirTemp("", "stentor-bench-")
@@ -89,12 +89,12 @@ func goTest(pkg string, args ...string) func(context.Context, *Env) error {
 		file := filepath.Join(dir, "rows")
 		cmd := exec.CommandContext(ctx, "go", append(append([]string{"test", "-count=1"}, args...), pkg)...)
 		cmd.Dir = e.Root
-		cmd.Env = append(os.Environ(), frame.FileEnv+"="+file)
+		cmd.Env = append(os.Environ(), bench.FileEnv+"="+file)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("go test %s: %w\n%s", pkg, err, out)
 		}
-		rows, err := frame.Read(file)
+		rows, err := bench.Read(file)
 		if err == nil && len(rows) == 0 {
 			err = fmt.Errorf("go test %s %s: no rows\n%s", strings.Join(args, " "), pkg, out)
 		}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench measures Stentor beside what the kernel and the bridge plugin do.
-package bench
+// Package measure measures Stentor beside what the kernel and the bridge plugin do.
+package measure
 
 import (
 	"context"

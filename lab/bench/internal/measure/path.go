@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package measure
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	frame "github.com/stentor-net/stentor/internal/bench"
+	"github.com/stentor-net/stentor/internal/bench"
 )
 
 // way is a path between two pods.
@@ -186,8 +186,8 @@ func measurePaths(ctx context.Context, e *Env) error {
 			return crr
 		}
 		how := fmt.Sprintf("p50 of %s each, %d rounds in turns", pathTime, len(t[p.raw.name]))
-		ratio := func(name string, ours, theirs way) frame.Row {
-			return frame.Ratio("TCP "+label+", "+name, t[ours.name], t[theirs.name]).By("%s", how)
+		ratio := func(name string, ours, theirs way) bench.Row {
+			return bench.Ratio("TCP "+label+", "+name, t[ours.name], t[theirs.name]).By("%s", how)
 		}
 		e.Add(
 			ratio("same node over raw veth", p.same, p.raw).Below(bar(1.06, 1.10)),
@@ -198,7 +198,7 @@ func measurePaths(ctx context.Context, e *Env) error {
 			ratio("cross node native over kernel routing", p.native, p.kernelCross),
 		)
 		for _, w := range ways {
-			e.Add(frame.Median("TCP "+label+" p50, "+w.name, "us", t[w.name]))
+			e.Add(bench.Median("TCP "+label+" p50, "+w.name, "us", t[w.name]))
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+package measure
 
 // labEnv is a lab that is up.
 type labEnv struct{}
