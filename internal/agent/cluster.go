@@ -25,9 +25,9 @@ import (
 type kubeCluster struct {
 	client *k8s.Client
 	node   string
-	uid    atomic.Value // string: of the Node object, once it was read
 	// clusterPolicies: ClusterNetworkPolicies are carried out.
 	clusterPolicies bool
+	uid             atomic.Value // string: of the Node object, once it was read
 }
 
 func newKubeCluster(o Options, m *metrics) (*kubeCluster, error) {

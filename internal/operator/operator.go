@@ -184,9 +184,9 @@ func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 	}
 	op.ready.Store(true)
 	view := newView()
+	view.clusterPolicies = op.ClusterPolicies
 	op.metrics.view.Store(view)
 	defer op.metrics.view.Store(nil)
-	view.clusterPolicies = op.ClusterPolicies
 	work := []func(context.Context) error{
 		func(ctx context.Context) error { return view.reflect(ctx, op.client) },
 	}
