@@ -36,6 +36,7 @@ type enforcer struct {
 
 	engine   Engine
 	astray   bool   // the kernel is not what the engine thinks: make another from its state
+	fresh    bool   // the engine has not been given anything yet
 	mode     string // enable-policy of the engine
 	numbers  *numbering
 	lastRows []NodeRow
@@ -117,7 +118,8 @@ func (f *enforcer) step() error {
 		return err
 	}
 	f.numbers.settled()
-	f.ids.setLocal(out.LocalIdentities)
+	f.ids.changeLocal(out.Local, f.fresh)
+	f.fresh = false
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
 	f.report(out)
@@ -145,7 +147,7 @@ func (f *enforcer) ensureEngine() error {
 	if err != nil {
 		return fmt.Errorf("start the policy engine: %w", err)
 	}
-	f.engine, f.astray, f.mode = engine, false, opts.Enforcement
+	f.engine, f.astray, f.fresh, f.mode = engine, false, true, opts.Enforcement
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
+	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
@@ -154,16 +156,23 @@ func (a *allocator) isCreated(id identity.ID) bool {
 	return false
 }
 
-// setLocal keeps the identities that the policy engine made for prefixes.
-func (a *allocator) setLocal(m map[identity.ID]label.Set) {
+// changeLocal takes over what changed about the identities that the policy
+// engine makes for prefixes. all: it starts anew.
+func (a *allocator) changeLocal(c policy.LocalIdentities, all bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.local = m
+	if all || a.local == nil {
+		a.local = map[identity.ID]label.Set{}
+	}
+	for _, id := range c.Gone {
+		delete(a.local, id)
+	}
+	maps.Copy(a.local, c.New)
 }
 
-// locals returns them. The map does not change.
+// locals returns them.
 func (a *allocator) locals() map[identity.ID]label.Set {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.local
+	return maps.Clone(a.local)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 )
 
@@ -66,23 +67,39 @@ func (a Answer) Why() string {
 	return "allowed: no policy denies it"
 }
 
-// Explainer answers questions about what one Update decided. It never changes,
-// and may be used by several at once, as long as the Update's input is not
-// changed either.
+// Explainer answers questions about what one change decided: the endpoints and
+// their rules are those of then, who the peer is is asked of the engine as it is
+// when the question comes. It may be used by several at once.
 type Explainer struct {
-	opts Options
-	m    *model
+	opts      Options
+	engine    *Engine
+	endpoints map[uint16]*explained
+	names     map[string][]portName
+}
+
+// explained is what was decided about an endpoint.
+type explained struct {
+	ports     []endpoint.Port
+	selected  []selection
+	enforcing [2]bool // by Direction
+	closed    [2]bool
+}
+
+func (w *explained) rules(d Direction) (out []*rule) {
+	for i := range w.selected {
+		out = append(out, w.selected[i].rules[d]...)
+	}
+	return out
 }
 
 // Explain answers a question. Its verdict is that of the cells.
 func (x *Explainer) Explain(q Question) (Answer, error) {
-	m := x.m
-	w, ok := m.endpoints[q.Endpoint]
+	w, ok := x.endpoints[q.Endpoint]
 	if !ok {
 		return Answer{}, fmt.Errorf("endpoint %d is unknown", q.Endpoint)
 	}
-	out, peer := x.peer(q)
-	if m.slots[w.slots[q.Direction]].closed {
+	out, peer := x.engine.whoIs(q)
+	if w.closed[q.Direction] {
 		out.Closed = true
 		return out, nil
 	}
@@ -90,16 +107,12 @@ func (x *Explainer) Explain(q Question) (Answer, error) {
 		out.Verdict = Allow
 		return out, nil
 	}
-	s := x.ownSlot(&w, q.Direction)
+	s := x.ownSlot(w, q.Direction)
 	var items []*item
-	if peer < PeerFirst {
-		items = s.pessimistic(peer == PeerUnresolved)
+	if out.Known {
+		items = s.matching(func(k string) bool { return peer.has[k] })
 	} else {
-		matched := map[string]bool{}
-		for _, u := range m.path(m.peers[peer].group) {
-			matched[m.uses[u].key] = true
-		}
-		items = s.matching(func(k string) bool { return matched[k] })
+		items = s.pessimistic(peer.cluster)
 	}
 	verdict, deciding := judge(items, s.base, q.Protocol, q.Port)
 	out.Verdict, out.Deciding = verdict, origins(deciding)
@@ -114,30 +127,43 @@ func (x *Explainer) Explain(q Question) (Answer, error) {
 	return out, nil
 }
 
-// peer finds out who the peer is.
-func (x *Explainer) peer(q Question) (Answer, int32) {
-	m := x.m
-	out := Answer{PeerIdentity: q.Identity}
-	peer := int32(PeerUnknown)
-	if q.Peer.IsValid() {
-		if p, a, ok := m.addresses.Lookup(q.Peer); ok {
-			out.PeerPrefix, out.PeerIdentity, peer = p, a.Identity, a.peer
-		}
-	} else if p, ok := m.identity[q.Identity]; ok {
-		peer = p
-	} else if q.Identity.Scope() == identity.ScopeCluster {
-		peer = PeerUnresolved
-	}
-	out.Known = peer >= PeerFirst
-	return out, peer
-}
-
 // ownSlot is the slot of an endpoint, with the names of its own rules: one that
 // it shares may have rules of equal content from elsewhere.
-func (x *Explainer) ownSlot(w *wantEndpoint, d Direction) *slot {
-	b := newSlotBuilder(&x.opts, x.m.names)
-	i, _ := b.slotFor(d, w.rules[d], w.subject.Ports)
-	return b.slots[i]
+func (x *Explainer) ownSlot(w *explained, d Direction) *slot {
+	s, _ := newSlot(&x.opts, x.names, d, w.rules(d), w.ports)
+	s.fill(&x.opts, x.names, w.ports)
+	return s
+}
+
+// found is what the engine knows about a peer: the selectors in use that match it.
+type found struct {
+	has     map[string]bool // by key
+	cluster bool            // not known, but some pod of the cluster
+}
+
+// whoIs finds out who a peer is.
+func (e *Engine) whoIs(q Question) (Answer, found) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	out := Answer{PeerIdentity: q.Identity}
+	p := e.unknown
+	if q.Peer.IsValid() {
+		if prefix, a, ok := e.addr.rows.Lookup(q.Peer); ok {
+			out.PeerPrefix, out.PeerIdentity, p = prefix, a.Identity, a.peer
+		}
+	} else if i := e.ids.byID[q.Identity]; i != nil && i.named != nil {
+		p = i.named
+	} else if q.Identity.Scope() == identity.ScopeCluster {
+		p = e.unresolved
+	}
+	out.Known = p.identity != nil
+	f := found{cluster: p == e.unresolved, has: map[string]bool{}}
+	for _, uses := range [][]int32{p.group.base.uses, p.extra.uses} {
+		for _, id := range uses {
+			f.has[e.uses[id].sel.key] = true
+		}
+	}
+	return out, f
 }
 
 func origins(items []*item) []Origin {
