@@ -15,12 +15,12 @@ GOTESTSUM  := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-em
 BIN        := $(CURDIR)/bin
 LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
-GEN_DEPS     := clang-19 llvm-19
+GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab bench demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab connectivity-matrix bench demo demo-down conformance clean
 
 help: ## List the targets.
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## Install the Debian packages that the lab needs (only those that are missing).
 	@deploy/build/apt-install $(RUNTIME_DEPS)
@@ -45,7 +45,7 @@ generate: deps-generate ## Write all generated files again.
 	go generate ./...
 
 verify: generate ## Fail if a generated file differs from what is committed, or if a module is untidy.
-	go mod tidy && (cd tools && go mod tidy) && (cd lab && go mod tidy)
+	go mod tidy && (cd tools && go mod tidy) && (cd lab && go mod tidy) && (cd lab/bench && go mod tidy)
 	@git diff --exit-code || { echo "generated files differ: run 'make generate' and commit"; exit 1; }
 	@test -z "$$(git status --porcelain)" || { git status --short; echo "generated files are not committed"; exit 1; }
 
@@ -53,8 +53,10 @@ lint: ## Run gofmt, go vet and staticcheck.
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w"; exit 1; }
 	go vet ./...
 	cd lab && go vet ./...
+	cd lab/bench && go vet ./...
 	$(TOOL) staticcheck ./...
 	cd lab && $(TOOL) staticcheck ./...
+	cd lab/bench && $(TOOL) staticcheck ./...
 
 test: lab ## Run every test; without root those with packets and the lab are skipped.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
@@ -67,8 +69,13 @@ test-unit: ## Run the tests of the main module and of the tools.
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
 
-bench: ## Run the benchmarks: ns per run of the programs (root), cost of policy changes.
-	go test -run '^$$' -bench . ./bpf/test ./internal/policy ./internal/datapath
+connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
+	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
+
+bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
+	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
+	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
+	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
 
 conformance: ## Kubernetes' own network suite: not there yet.
 	@echo "conformance: the upstream network suite is not wired to the lab yet" >&2; exit 1

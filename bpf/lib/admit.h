@@ -77,7 +77,8 @@ static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, c
 	q.protocol = o->protocol;
 	q.any_port = !o->port[0] && !o->port[1];
 	reason = judge(p, &q);
-	if (!reason && q.slot != SLOT_OPEN && cfg_event_level)
+	/* An audit is told as a drop is, however little is told of what passes. */
+	if (!reason && q.slot != SLOT_OPEN && (cfg_event_level || p->verdict == VERDICT_AUDIT))
 		report(skb, p, EVENT_VERDICT, 0);
 	return reason;
 }

@@ -38,6 +38,7 @@ enum policy_verdict {
 	VERDICT_DENY = 0,
 	VERDICT_ALLOW = 1,
 	VERDICT_REDIRECT = 2,
+	VERDICT_AUDIT = 3, /* passes; told as what would be denied */
 };
 
 /* Peer -> class. BPF_F_MMAPABLE: the agent changes it by plain aligned stores. */

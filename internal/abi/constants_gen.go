@@ -151,6 +151,7 @@ const (
 	VerdictDeny     = 0
 	VerdictAllow    = 1
 	VerdictRedirect = 2
+	VerdictAudit    = 3
 )
 
 // enum reason.
@@ -223,6 +224,7 @@ const (
 	MapServices      = "services"
 	MapSets          = "sets"
 	MapSocketPeers   = "socket_peers"
+	MapSocketRows    = "socket_rows"
 	MapSocketVIPs    = "socket_vips"
 )
 

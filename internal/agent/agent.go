@@ -42,6 +42,8 @@ type Agent struct {
 	endpoints *endpoints
 	cni       *cni
 	monitor   *monitor
+	observer  *observer // nil: flows are not kept
+	past      *past
 	server    *server
 
 	datapathUp chan struct{} // closed when dp is set
@@ -56,7 +58,7 @@ var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities"
 
 func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	a := &Agent{
-		log: log, opts: o, world: w, started: time.Now(),
+		log: log, opts: o, world: w, started: time.Now(), past: &past{},
 		datapathUp: make(chan struct{}), restored: make(chan struct{}), enforced: make(chan struct{}), ready: make(chan struct{}),
 	}
 	a.tables, a.raw, a.own = newTables()
@@ -70,6 +72,9 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	}
 	a.monitor = newMonitor(a.tables, o.NodeName)
 	a.monitor.policiesOf = a.endpoints.policiesOf
+	if o.Flows {
+		a.observer = newObserver(o, a.tables)
+	}
 	a.server = &server{agent: a}
 	return a
 }
@@ -88,6 +93,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.insist(ctx, "answer probes of other nodes", a.answerProbes) })
 	g.Go(func() error { return a.insist(ctx, "serve healthz", a.serveHealthz) })
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
+	if a.observer != nil {
+		g.Go(func() error { return a.insist(ctx, "serve flows", a.observer.Run) })
+	}
 	g.Go(func() error { return a.boot(ctx, g) })
 	err = g.Wait()
 	select {
@@ -146,7 +154,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	enforce := &enforcer{
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
 		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
-		newEngine: a.world.newEngine,
+		newEngine: a.world.newEngine, past: a.past,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
@@ -160,8 +168,16 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return policies.Run(ctx) })
 	g.Go(func() error { return probe.Run(ctx) })
 	g.Go(func() error {
-		return a.insist(ctx, "read events", func(ctx context.Context) error { return a.monitor.Run(ctx, a.dp) })
+		return a.insist(ctx, "read events", func(ctx context.Context) error { return a.dp.Events(ctx, a.event) })
 	})
+}
+
+// event tells one of the datapath's events to all who listen.
+func (a *Agent) event(e Event) {
+	a.monitor.tell(e)
+	if a.observer != nil {
+		a.observer.recorder.record(e)
+	}
 }
 
 // insistEvery is how long insist waits after a failure.

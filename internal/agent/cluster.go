@@ -24,6 +24,8 @@ import (
 type kubeCluster struct {
 	client *k8s.Client
 	node   string
+	// clusterPolicies: ClusterNetworkPolicies are carried out.
+	clusterPolicies bool
 }
 
 func newKubeCluster(o Options) (*kubeCluster, error) {
@@ -31,7 +33,7 @@ func newKubeCluster(o Options) (*kubeCluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kubeCluster{client: client, node: o.NodeName}, nil
+	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies}, nil
 }
 
 func (c *kubeCluster) Host() string { return c.client.Host() }
@@ -44,7 +46,8 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectNamespaces(ctx, c.client, raw.Namespaces) })
 	g.Go(func() error { return k8s.ReflectIdentities(ctx, c.client, raw.Identities) })
 	g.Go(func() error { return k8s.ReflectNodes(ctx, c.client, c.node, raw.Nodes) })
-	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, c.clusterPolicies, raw.Policies) })
+	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })
 	g.Go(func() error { return k8s.ReflectSlices(ctx, c.client, raw.Slices) })
 	g.Go(func() error { return k8s.ReflectEndpoints(ctx, c.client, raw.Remotes) })

@@ -31,6 +31,7 @@ type enforcer struct {
 	endpoints *endpoints
 	ids       *allocator
 	checks    *checks
+	past      *past
 	dp        Datapath
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
 
@@ -40,7 +41,8 @@ type enforcer struct {
 	mode     string // enable-policy of the engine
 	numbers  *numbering
 	lastRows []NodeRow
-	written  uint64        // revision of the endpoints after the last step, if nobody else wrote
+	written  uint64 // revision of the endpoints after the last step, if nobody else wrote
+	refs     references
 	first    chan struct{} // closed once the first input was carried out; optional
 }
 
@@ -52,7 +54,7 @@ const (
 
 func (f *enforcer) Run(ctx context.Context) error {
 	t := f.tables
-	inputs := []anyTable{t.namespaces, t.identities, t.nodes, t.policies, t.remotes, t.slices, t.hostAddresses, t.settings, t.endpoints}
+	inputs := []anyTable{t.namespaces, t.identities, t.nodes, t.policies, t.groups, t.services, t.remotes, t.slices, t.hostAddresses, t.settings, t.endpoints}
 	// Before all of them are complete, an update would take away what the
 	// kernel rightly enforces. Settings and endpoints have no outside to wait for.
 	if err := waitSynced(ctx, inputs[:len(inputs)-2]...); err != nil {
@@ -118,6 +120,7 @@ func (f *enforcer) step() error {
 		return err
 	}
 	f.numbers.settled()
+	f.past.add(out.Explainer, time.Now())
 	f.ids.changeLocal(out.Local, f.fresh)
 	f.fresh = false
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
@@ -199,6 +202,7 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows [
 		Namespaces: map[string]map[string]string{},
 		Ports:      map[netip.Addr][]endpoint.Port{},
 		Objects:    rowsOf(f.tables.policies),
+		References: f.refs.update(f.tables),
 		Addresses:  make([]policy.Address, 0, len(rows)),
 	}
 	for id, labels := range reservedLabels(rows, service.APIServers(f.tables.slices.Snapshot())) {

@@ -74,6 +74,7 @@ func (c *fakeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	raw.Identities.MarkSynced()
 	raw.Nodes.MarkSynced()
 	raw.Policies.MarkSynced()
+	raw.Groups.MarkSynced()
 	raw.Services.MarkSynced()
 	raw.Slices.MarkSynced()
 	raw.Remotes.MarkSynced()

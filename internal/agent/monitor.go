@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"net/netip"
@@ -39,11 +38,7 @@ func newMonitor(t *tables, node string) *monitor {
 	return &monitor{tables: t, node: node, listeners: map[chan rest.Event]filter{}}
 }
 
-// Run hands on events until ctx ends.
-func (m *monitor) Run(ctx context.Context, dp Datapath) error {
-	return dp.Events(ctx, m.tell)
-}
-
+// tell gives an event to those who listen.
 func (m *monitor) tell(e Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,7 +120,7 @@ var points = []string{
 	abi.PointFromNetwork: "from-network", abi.PointToNetwork: "to-network",
 }
 
-var verdicts = []string{abi.VerdictDeny: "deny", abi.VerdictAllow: "allow", abi.VerdictRedirect: "redirect"}
+var verdicts = []string{abi.VerdictDeny: "deny", abi.VerdictAllow: "allow", abi.VerdictRedirect: "redirect", abi.VerdictAudit: "audit"}
 
 func (m *monitor) enrich(e Event) rest.Event {
 	out := rest.Event{
@@ -148,6 +143,9 @@ func (m *monitor) enrich(e Event) rest.Event {
 		if int(e.Verdict) < len(verdicts) {
 			out.Verdict = verdicts[e.Verdict]
 		}
+	}
+	if e.Type == abi.EventVerdict || deniedByPolicy(out) || e.Reason == abi.ReasonIdentityUnknown {
+		out.Cell = &rest.EventCell{Peer: e.Peer, Slot: e.Slot, Set: e.Set, Row: e.Row, Generation: e.Generation}
 	}
 	if e.Type != abi.EventTrace && m.policiesOf != nil {
 		out.Policies = m.policiesOf(e.Endpoint)

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -53,11 +53,23 @@ type Options struct {
 	SocketLB             bool
 	MonitorAggregation   string
 
+	Flows         bool   // keep and serve flows
+	FlowSocket    string // unix socket of the observer; empty: beside SocketPath
+	FlowListen    string // host:port; empty: not reached from other nodes
+	FlowBuffer    int    // records in memory
+	FlowPlain     bool   // FlowListen without TLS
+	FlowCert      string // PEM files
+	FlowKey       string
+	FlowClientCAs string // empty: clients need no certificate
+
 	IPAM            string // IPAM*
 	AddressRest     time.Duration
 	Enforcement     string   // policy.Enforce*
 	AllowLocalhost  string   // auto, always, policy
-	CIDRMatch       []string // nodes
+	CIDRMatch       []string // nodes, pods
+	PolicyAudit     bool
+	ClusterPolicies bool // ClusterNetworkPolicy
+	NodeLabels      bool // identities of nodes have their labels
 	LabelFilterText string
 
 	SocketPath    string
@@ -95,8 +107,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("ipv6-native-routing-cidr: %s is not an IPv6 prefix", o.NativeCIDR6)
 	}
 	for _, m := range o.CIDRMatch {
-		if m != "nodes" {
-			return fmt.Errorf("policy-cidr-match-mode: %q is not nodes", m)
+		if m != "nodes" && m != "pods" {
+			return fmt.Errorf("policy-cidr-match-mode: %q is not one of nodes, pods", m)
 		}
 	}
 	if o.MTU != 0 && (o.MTU < 1280 || o.MTU > 65535) {
@@ -113,8 +125,9 @@ func (o *Options) validate() error {
 func (o *Options) policyOptions() policy.Options {
 	return policy.Options{
 		Enforcement: o.Enforcement, AllowLocalhost: o.AllowLocalhost, Cluster: o.ClusterName,
-		CIDRMatchNodes: strings.Contains(strings.Join(o.CIDRMatch, ","), "nodes"),
-		IPv4:           o.IPv4, IPv6: o.IPv6,
+		CIDRMatchNodes: slices.Contains(o.CIDRMatch, "nodes"), CIDRMatchPods: slices.Contains(o.CIDRMatch, "pods"),
+		NodeLabels: o.NodeLabels, Audit: o.PolicyAudit,
+		IPv4: o.IPv4, IPv6: o.IPv6,
 	}
 }
 

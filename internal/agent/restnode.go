@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -88,35 +87,6 @@ func (a *Agent) nodeIDs() (any, error) {
 		out = append(out, id)
 	}
 	return out, nil
-}
-
-// policy returns the objects with what became of them.
-func (a *Agent) policy() (any, error) {
-	selects := map[string][]uint16{}
-	revision := uint64(0)
-	for _, e := range a.tables.endpoints.Snapshot().All() {
-		revision = max(revision, e.PolicyRevision)
-		for _, key := range a.endpoints.policiesOf(e.ID) {
-			selects[key] = append(selects[key], e.ID)
-		}
-	}
-	list := []rest.PolicyObject{}
-	for key, o := range a.tables.policies.Snapshot().All() {
-		p := rest.PolicyObject{
-			Kind: string(o.Kind), Namespace: o.Namespace, Name: o.Name, Generation: o.Generation,
-			Reason: o.Err, Endpoints: selects[key], Object: o.Spec,
-		}
-		if v, ok := a.tables.verdicts.Get(key); ok {
-			p.Valid, p.Reason = v.Valid, v.Reason
-		}
-		slices.Sort(p.Endpoints)
-		list = append(list, p)
-	}
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return rest.Policy{Revision: int64(revision), Policy: string(text)}, nil
 }
 
 func (a *Agent) serviceList() []rest.Service {

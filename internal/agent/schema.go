@@ -55,11 +55,23 @@ var schema = []Key{
 	flag("bpf-lb-sock", "true", "Translate ClusterIP when a socket connects.", func(o *Options) *bool { return &o.SocketLB }),
 
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
-	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes.", func(o *Options) *[]string { return &o.CIDRMatch }),
+	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),
+	flag("enable-k8s-cluster-network-policy", "false", "Carry out ClusterNetworkPolicy objects (policy.networking.k8s.io/v1alpha2), once their kind is defined.", func(o *Options) *bool { return &o.ClusterPolicies }),
+	flag("enable-node-selector-labels", "false", "Give each set of labels of nodes an identity, so that fromNodes and toNodes can select them.", func(o *Options) *bool { return &o.NodeLabels }),
+	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes, pods.", func(o *Options) *[]string { return &o.CIDRMatch }),
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
 
 	choice("monitor-aggregation", "medium", "How much of traffic is told: every packet (none) or connections (low, medium, maximum).", func(o *Options) *string { return &o.MonitorAggregation }, "none", "low", "medium", "maximum"),
+
+	flag("enable-hubble", "true", "Keep the flows of the node in memory and serve them.", func(o *Options) *bool { return &o.Flows }),
+	text("hubble-socket-path", "", "Unix socket on which the agent serves flows; empty: hubble.sock beside socket-path.", func(o *Options) *string { return &o.FlowSocket }),
+	text("hubble-listen-address", "", "host:port on which the agent serves flows to a relay, such as :4244; empty: none.", func(o *Options) *string { return &o.FlowListen }),
+	number("hubble-event-buffer-capacity", "4095", "How many flows are kept in memory.", func(o *Options) *int { return &o.FlowBuffer }),
+	flag("hubble-disable-tls", "false", "Serve flows on hubble-listen-address without TLS.", func(o *Options) *bool { return &o.FlowPlain }),
+	text("hubble-tls-cert-file", "", "Certificate of hubble-listen-address (PEM).", func(o *Options) *string { return &o.FlowCert }),
+	text("hubble-tls-key-file", "", "Its key (PEM).", func(o *Options) *string { return &o.FlowKey }),
+	text("hubble-tls-client-ca-files", "", "Authorities of the certificates that clients need (PEM); empty: they need none.", func(o *Options) *string { return &o.FlowClientCAs }),
 
 	text("write-cni-conf-when-ready", "/host/etc/cni/net.d/05-stentor.conflist", "Where the CNI configuration is written once pods can be attached; empty: nowhere.", func(o *Options) *string { return &o.CNIConfFile }),
 	choice("cni-chaining-mode", ChainingPortmap, "Plugin that runs after ours: portmap (for hostPort) or none.", func(o *Options) *string { return &o.CNIChaining }, ChainingNone, ChainingPortmap),

@@ -25,6 +25,7 @@ type RawWriters struct {
 	Identities *table.Writer[identity.Identity]
 	Nodes      *table.Writer[node.Node]
 	Policies   *table.Writer[policy.Object]
+	Groups     *table.Writer[policy.Group]
 	Services   *table.Writer[service.Service]
 	Slices     *table.Writer[service.Slice]
 	Remotes    *table.Writer[endpoint.Remote]
@@ -37,6 +38,7 @@ type tables struct {
 	identities *table.Table[identity.Identity]
 	nodes      *table.Table[node.Node]
 	policies   *table.Table[policy.Object]
+	groups     *table.Table[policy.Group]
 	services   *table.Table[service.Service]
 	slices     *table.Table[service.Slice]
 	remotes    *table.Table[endpoint.Remote]
@@ -74,6 +76,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.identities, raw.Identities = identity.NewTable()
 	t.nodes, raw.Nodes = node.NewTable()
 	t.policies, raw.Policies = policy.NewTable()
+	t.groups, raw.Groups = policy.NewGroupTable()
 	t.services, raw.Services = service.NewServiceTable()
 	t.slices, raw.Slices = service.NewSliceTable()
 	t.remotes, raw.Remotes = endpoint.NewRemoteTable()
@@ -136,7 +139,7 @@ type anyTable interface {
 // all lists every table, by name.
 func (t *tables) all() []anyTable {
 	list := []anyTable{
-		t.pods, t.namespaces, t.identities, t.nodes, t.policies, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
+		t.pods, t.namespaces, t.identities, t.nodes, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
 		t.endpoints, t.addresses, t.verdicts, t.frontends, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {

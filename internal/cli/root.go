@@ -27,6 +27,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 	"github.com/stentor-net/stentor/internal/cli/config"
+	"github.com/stentor-net/stentor/internal/cli/connectivity"
 	"github.com/stentor-net/stentor/internal/cli/db"
 	"github.com/stentor-net/stentor/internal/cli/endpoint"
 	"github.com/stentor-net/stentor/internal/cli/identity"
@@ -143,7 +144,7 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 		root.AddCommand(cmds...)
 	}
 	add("look", status.NewCmd(f, nil), endpoint.NewCmd(f), identity.NewCmd(f), ip.NewCmd(f), node.NewCmd(f),
-		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), metric.NewCmd(f))
+		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), metric.NewCmd(f), connectivity.NewCmd(f))
 	add("datapath", bpf.NewCmd(f), bpfmap.NewCmd(f), db.NewCmd(f), api.NewCmd(f, nil))
 	add("change", config.NewCmd(f), install.NewCmd(f, nil), cleanup.NewCmd(f, nil))
 	add("run", role.NewCmdAgent(f, nil), role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))

@@ -33,6 +33,7 @@ type Event struct {
 	IfIndex                                          uint32
 	Length                                           uint32        // bytes with the L2 header
 	Generation                                       uint32        // of the endpoint when judged
+	Sequence                                         uint64        // of the CPU; counts also what was lost
 	Time                                             time.Duration // since boot
 	Lost                                             uint64        // events of this CPU that were lost right before this one
 }
@@ -101,7 +102,7 @@ func decode(r *abi.Event) Event {
 		Destination:    netip.AddrPortFrom(maps.Addr(r.Destination), maps.Port(r.DestinationPort)),
 		SourceIdentity: r.SourceIdentity, DestinationIdentity: r.DestinationIdentity, Peer: r.Peer, Endpoint: r.Endpoint,
 		Slot: r.Slot, Set: r.Set, Row: r.Row, Service: r.Service, CPU: r.CPU, IfIndex: r.Ifindex, Length: r.Length,
-		Generation: r.Generation, Time: time.Duration(r.Time)}
+		Generation: r.Generation, Sequence: r.Sequence, Time: time.Duration(r.Time)}
 	if e.Protocol == protoICMP || e.Protocol == protoICMPv6 {
 		typeAndCode := maps.Port(r.SourcePort)
 		e.Source = netip.AddrPortFrom(e.Source.Addr(), typeAndCode>>8)

@@ -25,6 +25,7 @@ type Pod struct {
 	Namespace, Name, UID string
 	NodeName             string
 	ServiceAccount       string
+	Workload             Workload // that made the pod
 	Labels               map[string]string
 	Annotations          map[string]string // only those that Stentor reads
 	IPs                  []netip.Addr
@@ -34,6 +35,10 @@ type Pod struct {
 	Ready                bool
 	Deleting             bool
 }
+
+// Workload is the object that a person made and that made the pod; zero if
+// the pod was made by hand.
+type Workload struct{ Kind, Name string }
 
 // Key is namespace/name.
 func (p Pod) Key() string { return p.Namespace + "/" + p.Name }

@@ -93,7 +93,7 @@ func (c *Client) group(gv schema.GroupVersion) (rest.Interface, error) {
 		config.APIPath = "/api"
 	}
 	config.NegotiatedSerializer = c.codecs.WithoutConversion()
-	custom := gv == ciliumGroup || gv == definitionGroup // JSON only
+	custom := gv == ciliumGroup || gv == definitionGroup || gv == policyGroup // JSON only
 	if !custom && config.ContentType == "" {
 		config.ContentType = "application/vnd.kubernetes.protobuf"
 		config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"

@@ -49,8 +49,10 @@ var (
 	CiliumEndpoints  = Kind[*ciliumv2.CiliumEndpoint]{ciliumGroup, "CiliumEndpoint", "ciliumendpoints", func() *ciliumv2.CiliumEndpoint { return &ciliumv2.CiliumEndpoint{} }, func() runtime.Object { return &ciliumv2.CiliumEndpointList{} }}
 	CiliumIdentities = Kind[*ciliumv2.CiliumIdentity]{ciliumGroup, "CiliumIdentity", "ciliumidentities", func() *ciliumv2.CiliumIdentity { return &ciliumv2.CiliumIdentity{} }, func() runtime.Object { return &ciliumv2.CiliumIdentityList{} }}
 	CiliumNodes      = Kind[*ciliumv2.CiliumNode]{ciliumGroup, "CiliumNode", "ciliumnodes", func() *ciliumv2.CiliumNode { return &ciliumv2.CiliumNode{} }, func() runtime.Object { return &ciliumv2.CiliumNodeList{} }}
+	CIDRGroups       = Kind[*ciliumv2.CiliumCIDRGroup]{ciliumGroup, "CiliumCIDRGroup", "ciliumcidrgroups", func() *ciliumv2.CiliumCIDRGroup { return &ciliumv2.CiliumCIDRGroup{} }, func() runtime.Object { return &ciliumv2.CiliumCIDRGroupList{} }}
 	Definitions      = Kind[*Definition]{definitionGroup, "CustomResourceDefinition", "customresourcedefinitions", func() *Definition { return &Definition{} }, func() runtime.Object { return &DefinitionList{} }}
 
+	clusterPolicies           = Kind[*rawPolicy]{policyGroup, "ClusterNetworkPolicy", "clusternetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumPolicies            = Kind[*rawPolicy]{ciliumGroup, "CiliumNetworkPolicy", "ciliumnetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumClusterwidePolicies = Kind[*rawPolicy]{ciliumGroup, "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 )

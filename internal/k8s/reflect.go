@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -28,6 +29,9 @@ type reflection[T Object, R any] struct {
 	mine func(R) bool
 	// same tells that a new row says nothing new; nil compares deeply.
 	same func(a, b R) bool
+	// optional: the kind may not be defined. Then there are no objects, until
+	// it is.
+	optional bool
 	// synced is called after the first complete list.
 	synced func()
 }
@@ -54,20 +58,24 @@ func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]
 	if err != nil {
 		return err
 	}
+	rows := &store[T, R]{reflection: r, writer: w, names: map[string]string{}}
 	request := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = r.fields
 		list := r.kind.list()
 		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
+		rows.undefined(err)
 		return list, err
 	}
 	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector, o.Watch = r.fields, true
-		return group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		w, err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		rows.undefined(err)
+		return w, err
 	}
 	reflector := cache.NewReflectorWithOptions(
 		&cache.ListWatch{ListWithContextFunc: request, WatchFuncWithContext: open},
 		r.kind.fresh(),
-		&store[T, R]{reflection: r, writer: w, names: map[string]string{}},
+		rows,
 		cache.ReflectorOptions{
 			Name:            r.kind.path,
 			TypeDescription: r.kind.name,
@@ -131,6 +139,13 @@ func (s *store[T, R]) Delete(object any) error {
 		s.writer.Update(func(tx *table.Tx[R]) { s.drop(tx, key(o.GetNamespace(), o.GetName())) })
 	}
 	return nil
+}
+
+// undefined takes the answer that an optional kind is not defined for an empty list.
+func (s *store[T, R]) undefined(err error) {
+	if s.optional && apierrors.IsNotFound(err) {
+		_ = s.Replace(nil, "") // it never fails
+	}
 }
 
 // Replace makes the rows those of a complete list, in one commit.

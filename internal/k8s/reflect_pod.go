@@ -36,6 +36,7 @@ func PodRow(p *corev1.Pod) endpoint.Pod {
 		UID:            string(p.UID),
 		NodeName:       p.Spec.NodeName,
 		ServiceAccount: p.Spec.ServiceAccountName,
+		Workload:       workload(p),
 		Labels:         p.Labels,
 		Annotations:    annotations(p.Annotations),
 		HostNetwork:    p.Spec.HostNetwork,
@@ -60,6 +61,23 @@ func PodRow(p *corev1.Pod) endpoint.Pod {
 		}
 	}
 	return row
+}
+
+// workload is the controller of a pod. A ReplicaSet that carries a hash of the
+// pod template is part of a Deployment, which gave it its name.
+func workload(p *corev1.Pod) endpoint.Workload {
+	for _, o := range p.OwnerReferences {
+		if o.Controller == nil || !*o.Controller {
+			continue
+		}
+		if hash := p.Labels["pod-template-hash"]; o.Kind == "ReplicaSet" && hash != "" {
+			if name, ok := strings.CutSuffix(o.Name, "-"+hash); ok {
+				return endpoint.Workload{Kind: "Deployment", Name: name}
+			}
+		}
+		return endpoint.Workload{Kind: o.Kind, Name: o.Name}
+	}
+	return endpoint.Workload{}
 }
 
 // podContainers returns the containers, then those of the init containers that

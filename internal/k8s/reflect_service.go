@@ -31,6 +31,7 @@ func ServiceRow(o *corev1.Service) service.Service {
 		Namespace:       o.Namespace,
 		Name:            o.Name,
 		Type:            string(o.Spec.Type),
+		Labels:          o.Labels,
 		Annotations:     annotations(o.Annotations),
 		Selector:        o.Spec.Selector,
 		InternalLocal:   o.Spec.InternalTrafficPolicy != nil && *o.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,

@@ -17,6 +17,7 @@ import (
 // Group versions of the kinds below.
 var (
 	ciliumGroup     = schema.GroupVersion{Group: ciliumv2.Group, Version: ciliumv2.Version}
+	policyGroup     = schema.GroupVersion{Group: "policy.networking.k8s.io", Version: "v1alpha2"}
 	definitionGroup = schema.GroupVersion{Group: "apiextensions.k8s.io", Version: "v1"}
 )
 
@@ -37,16 +38,18 @@ func newScheme() *runtime.Scheme {
 			&ciliumv2.CiliumEndpoint{}, &ciliumv2.CiliumEndpointList{},
 			&ciliumv2.CiliumIdentity{}, &ciliumv2.CiliumIdentityList{},
 			&ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{},
+			&ciliumv2.CiliumCIDRGroup{}, &ciliumv2.CiliumCIDRGroupList{},
 		},
 	} {
 		s.AddKnownTypes(group, objects...)
 		metav1.AddToGroupVersion(s, group)
 	}
 	// Policies are kept as text until they are converted: see rawPolicy.
-	for _, kind := range []string{"CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"} {
-		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind), &rawPolicy{})
-		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind+"List"), &rawPolicyList{})
+	for _, k := range []Kind[*rawPolicy]{ciliumPolicies, ciliumClusterwidePolicies, clusterPolicies} {
+		s.AddKnownTypeWithName(k.group.WithKind(k.name), &rawPolicy{})
+		s.AddKnownTypeWithName(k.group.WithKind(k.name+"List"), &rawPolicyList{})
 	}
+	metav1.AddToGroupVersion(s, policyGroup)
 	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinition"), &Definition{})
 	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinitionList"), &DefinitionList{})
 	metav1.AddToGroupVersion(s, definitionGroup)

@@ -3,6 +3,7 @@
 package k8s
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -25,6 +26,9 @@ func (c *Client) PublishPolicyStatus(ctx context.Context, kind policy.Kind, name
 	case policy.KindCiliumNetworkPolicy:
 	case policy.KindCiliumClusterwideNetworkPolicy:
 		k = ciliumClusterwidePolicies
+	case policy.KindClusterNetworkPolicy:
+		k = clusterPolicies
+		reason = cmp.Or(reason, "the policy is in force") // its conditions need a message
 	default:
 		return nil
 	}

@@ -147,3 +147,15 @@ func TestAPolicyLearnsWhetherItWasAccepted(t *testing.T) {
 		t.Error("the spec is gone")
 	}
 }
+
+func TestAClusterNetworkPolicyLearnsItInAConditionWithAMessage(t *testing.T) {
+	s := k8stest.New(t)
+	const path = "apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/p"
+	s.Put(path, `{"spec":{"tier":"Admin"}}`)
+	if err := s.Client().PublishPolicyStatus(t.Context(), policy.KindClusterNetworkPolicy, "", "p", true, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(s.Object(path)["status"]); !strings.Contains(got, "status:True") || !strings.Contains(got, "message:the policy is in force") {
+		t.Error(got)
+	}
+}

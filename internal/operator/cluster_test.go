@@ -185,7 +185,7 @@ func testPolicies(t *testing.T, c *k8s.Client, prefix string) {
 	tab, w := policy.NewTable()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = k8s.ReflectPolicies(ctx, c, w) }()
+	go func() { defer close(done); _ = k8s.ReflectPolicies(ctx, c, false, w) }()
 	defer func() { cancel(); <-done }()
 	<-tab.Synced()
 

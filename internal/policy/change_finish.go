@@ -146,27 +146,27 @@ func (c *change) collect() {
 func (c *change) settleClasses() {
 	e := c.e
 	for _, r := range e.now.deadRows {
-		if r.class >= ClassFirst && e.rowOf[r.class] == r {
-			e.rowOf[r.class] = nil
+		if r.class >= ClassFirst && e.byClass[r.class] == r {
+			e.byClass[r.class] = nil
 			c.class(r.class)
 		}
 		delete(e.homeless, r)
 	}
 	if c.wide {
 		for n := range c.classes {
-			if r := e.rowOf[n]; n >= ClassFirst && r != nil {
-				r.class, e.rowOf[n] = 0, nil
+			if r := e.byClass[n]; n >= ClassFirst && r != nil {
+				r.class, e.byClass[n] = 0, nil
 			}
 		}
 	}
 	for r, n := range c.primary {
 		if n >= ClassFirst && !r.dead {
-			r.class, e.rowOf[n] = n, r
+			r.class, e.byClass[n] = n, r
 			delete(e.homeless, r)
 		}
 	}
 	for n := range c.classes {
-		if n >= ClassFirst && e.rowOf[n] == nil {
+		if n >= ClassFirst && e.byClass[n] == nil {
 			e.classes.release(n)
 		}
 	}
@@ -201,7 +201,7 @@ func (c *change) releaseNumbers() {
 			}
 		}
 		for n := range e.classes.state {
-			if e.rowOf[n] == nil {
+			if e.byClass[n] == nil {
 				e.classes.release(uint32(n))
 			}
 		}

@@ -83,7 +83,7 @@ func (c *change) class(number uint32) *movingClass {
 	k := c.classes[number]
 	if k == nil {
 		k = &movingClass{number: number}
-		if r := c.e.rowOf[number]; r != nil && !r.dead && (!c.wide || number < ClassFirst) {
+		if r := c.e.byClass[number]; r != nil && !r.dead && (!c.wide || number < ClassFirst) {
 			k.row, k.steady = r, !c.wide
 		}
 		c.classes[number] = k
@@ -191,7 +191,7 @@ func (c *change) splitOff(from *movingClass, peers []*moving) {
 func (c *change) newClass() (uint32, bool) {
 	n, ok := c.take(c.e.classes)
 	if ok {
-		c.e.rowOf[n] = nil
+		c.e.byClass[n] = nil
 	}
 	return n, ok
 }

@@ -11,17 +11,17 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 )
 
-// worlds are the rows that hold every address.
-func (e *Engine) worlds() []Address {
+// worldsOf are the rows that hold every address.
+func worldsOf(o *Options) []Address {
 	four, six := identity.WorldIPv4, identity.WorldIPv6
-	if !e.opts.IPv4 || !e.opts.IPv6 {
+	if !o.IPv4 || !o.IPv6 {
 		four, six = identity.World, identity.World
 	}
 	var out []Address
-	if e.opts.IPv4 {
+	if o.IPv4 {
 		out = append(out, Address{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Identity: four})
 	}
-	if e.opts.IPv6 {
+	if o.IPv6 {
 		out = append(out, Address{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Identity: six})
 	}
 	return out
@@ -73,7 +73,7 @@ func (e *Engine) world(p netip.Prefix) (Address, bool) {
 	if p.Bits() > 0 {
 		return Address{}, false
 	}
-	for _, w := range e.worlds() {
+	for _, w := range worldsOf(&e.opts) {
 		if w.Prefix == p {
 			return w, true
 		}

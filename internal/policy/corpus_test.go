@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -67,7 +68,10 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 	t.Helper()
 	var head struct {
 		Kind     Kind
-		Metadata struct{ Name, Namespace string }
+		Metadata struct {
+			Name, Namespace string
+			Annotations     map[string]string
+		}
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
 		t.Fatal(err)
@@ -75,7 +79,8 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 	if head.Kind == "" {
 		head.Kind = KindNetworkPolicy // some of cyclonus leave it out
 	}
-	o := Object{Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name}
+	o := Object{Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name,
+		Audit: head.Metadata.Annotations[AnnotationAudit] == "true"}
 	var err error
 	switch head.Kind {
 	case KindNetworkPolicy:
@@ -86,6 +91,9 @@ func decodeObject(t testing.TB, raw json.RawMessage) Object {
 		err, o.Spec = json.Unmarshal(raw, spec), spec
 	case KindCiliumClusterwideNetworkPolicy:
 		spec := &ciliumv2.CiliumClusterwideNetworkPolicy{}
+		err, o.Spec = json.Unmarshal(raw, spec), spec
+	case KindClusterNetworkPolicy:
+		spec := &npa.ClusterNetworkPolicy{}
 		err, o.Spec = json.Unmarshal(raw, spec), spec
 	default:
 		err = fmt.Errorf("kind %q", head.Kind)
@@ -235,7 +243,7 @@ func (m *matrixCase) check(t *testing.T, name string, s *tally) {
 					if !w.addrs[j].IsValid() {
 						got = kernel.DecidePeer(w.eps[i], Direction(d), kernel.IdentityPeer[m.Entities[j].ID], protocol, matrix.Port)
 					}
-					if letter := "X.L"[got.Verdict]; rune(letter) != want {
+					if letter := "X.LA"[got.Verdict]; rune(letter) != want {
 						if ipBlocksOverPods[name] && letter == '.' {
 							s.deviations++
 							continue

@@ -29,11 +29,13 @@ type Delta struct {
 
 	Objects     []Object
 	ObjectsGone []string // by Object.Key
+
+	References *References // nil: as before
 }
 
 // difference is what leads from the input that the engine has to another.
 func (e *Engine) difference(in *Input) Delta {
-	d := Delta{Subjects: in.Subjects, Identities: in.Identities, Objects: in.Objects, Ports: map[netip.Addr][]endpoint.Port{}}
+	d := Delta{Subjects: in.Subjects, Identities: in.Identities, Objects: in.Objects, References: cmp.Or(in.References, noReferences), Ports: map[netip.Addr][]endpoint.Port{}}
 	subjects := make(map[uint16]bool, len(in.Subjects))
 	for i := range in.Subjects {
 		subjects[in.Subjects[i].Endpoint] = true
@@ -117,9 +119,9 @@ type touched struct {
 	leftRows  []*row
 	deadRows  []*row
 
-	objects bool // some object changed
-	views   bool // so did some endpoint
-	local   LocalIdentities
+	objects  bool // some object changed
+	statuses bool // so did what became of one
+	local    LocalIdentities
 }
 
 func (t *touched) changeRow(p netip.Prefix) { t.rows = append(t.rows, p) }
@@ -191,6 +193,14 @@ func (e *Engine) takeObjects(d *Delta) {
 	for _, key := range slices.Sorted(slices.Values(d.ObjectsGone)) {
 		if _, again := given[key]; !again {
 			e.dropObject(key)
+		}
+	}
+	if d.References != nil && d.References != e.refs {
+		e.refs = d.References
+		for key, c := range e.objects {
+			if _, other := given[key]; !other && c.parsed.refers {
+				given[key] = c.object
+			}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(given)) {
@@ -325,7 +335,7 @@ func (e *Engine) takeAddresses(d *Delta) {
 		a.isGiven, a.given = true, given
 	}
 	if e.now.first {
-		for _, w := range e.worlds() {
+		for _, w := range worldsOf(&e.opts) {
 			e.row(w.Prefix)
 		}
 		for p := range e.cidrs {

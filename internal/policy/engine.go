@@ -37,7 +37,9 @@ type Options struct {
 	Cluster        string // name of this cluster; default "default"
 	CIDRMatchNodes bool   // CIDR rules of CNP and CCNP match nodes (policy-cidr-match-mode)
 	CIDRMatchPods  bool   // the same for pods
+	NodeLabels     bool   // identities of nodes have the labels of nodes (enable-node-selector-labels)
 	IPv4, IPv6     bool   // families in use; both false means both. One family: the world is identity.World
+	Audit          bool   // what policy denies passes, and is told (policy-audit-mode)
 	Carry          Carry
 }
 
@@ -71,6 +73,7 @@ type Subject struct {
 	IPv4        Address // zero prefix: none
 	IPv6        Address
 	Ports       []endpoint.Port
+	Audit       bool // what policy denies it passes, and is told
 }
 
 // Input is everything that policy depends on.
@@ -81,6 +84,7 @@ type Input struct {
 	Addresses  []Address                      // every prefix with its identity; pods of this node included
 	Ports      map[netip.Addr][]endpoint.Port // named ports of pods of other nodes, for egress rules
 	Objects    []Object
+	References *References // what rules name; nil: nothing
 }
 
 // ObjectStatus says what became of a policy object.
@@ -164,10 +168,11 @@ type Engine struct {
 
 	objects    map[string]*cached
 	inherited  map[string]*cached // of the engine before
-	statuses   []ObjectStatus     // never changed, only replaced
+	refs       *References
+	ruling     *Ruling        // never changed, only replaced
+	statuses   []ObjectStatus // never changed, only replaced
 	subjects   map[uint16]*subject
 	outcomes   map[uint16]SubjectOutcome // never changed, only replaced
-	view       map[uint16]*explained     // the same
 	open       *slot
 	slots      map[string]*slot
 	slotSerial uint64
@@ -192,7 +197,7 @@ type Engine struct {
 
 	peers, classes, slotNumbers *numbers
 	byNumber                    []*peer        // by peer number
-	rowOf                       []*row         // by class number
+	byClass                     []*row         // by class number
 	unnumbered                  map[*peer]bool // that there was no number for
 	homeless                    map[*row]bool  // that there was no class for
 	parts                       []slotPart     // where endpoints are
@@ -202,6 +207,7 @@ type Engine struct {
 // cached is an object with the rules it became.
 type cached struct {
 	object Object
+	refs   *References // that the rules were made with
 	parsed parsed
 	good   *parsed // the last version that was understood
 }
@@ -213,12 +219,12 @@ func New(opts Options, state State) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		opts: opts, state: state.Clone(), objects: map[string]*cached{}, subjects: map[uint16]*subject{},
+		opts: opts, state: state.Clone(), objects: map[string]*cached{}, refs: noReferences, subjects: map[uint16]*subject{},
 		open: openSlot(), slots: map[string]*slot{}, live: []uint16{SlotOpen}, ids: newIdents(), addr: newAddresses(), groups: newGrouping(),
 		grid: &grid{byHash: map[uint64][]*row{}}, sets: newSets(), useByKey: map[string]*use{},
 		cidrs: map[netip.Prefix]identity.ID{}, cidrTaken: map[identity.ID]bool{}, lastCIDR: identity.LocalCIDR,
 		peers: newNumbers(PeerFirst, PeersMax), classes: newNumbers(ClassFirst, ClassMax), slotNumbers: newNumbers(SlotOpen+1, SlotClosed),
-		byNumber: make([]*peer, PeersMax), rowOf: make([]*row, ClassMax), unnumbered: map[*peer]bool{}, homeless: map[*row]bool{},
+		byNumber: make([]*peer, PeersMax), byClass: make([]*row, ClassMax), unnumbered: map[*peer]bool{}, homeless: map[*row]bool{},
 		incarnations: map[uint16]uint32{},
 	}
 	e.bySlot[SlotOpen] = e.open
@@ -233,7 +239,7 @@ func New(opts Options, state State) (*Engine, error) {
 func (e *Engine) standIn(number, class uint32) *peer {
 	r := &row{class: class, groups: 1}
 	r.put(SlotOpen, SetAllow)
-	e.rowOf[class] = r
+	e.byClass[class] = r
 	p := &peer{number: number, extra: e.groups.none, refs: 1}
 	g := &group{base: &base{}, extra: e.groups.none, row: r, at: -1, class: class}
 	g.enter(p, 0)
@@ -298,33 +304,54 @@ func (e *Engine) outcome(ops []Op, errs []error) Outcome {
 	if t.objects {
 		e.revision++
 	}
-	if t.objects || e.statuses == nil {
+	if t.objects || t.statuses || e.statuses == nil {
 		e.statuses = make([]ObjectStatus, 0, len(e.objects))
 		for _, key := range slices.Sorted(maps.Keys(e.objects)) {
 			e.statuses = append(e.statuses, e.objects[key].status(key))
 		}
 	}
-	if len(t.endpoints) > 0 || e.outcomes == nil {
+	shown := len(t.endpoints)+len(t.columns) > 0 || e.outcomes == nil
+	if shown {
 		e.showEndpoints()
+	}
+	if t.objects || t.statuses || shown && e.anyClosed() || e.ruling == nil {
+		e.ruling = e.newRuling()
 	}
 	return Outcome{
 		Ops: ops, Revision: e.revision, Objects: e.statuses, Endpoints: e.outcomes, Local: t.local,
-		Explainer: &Explainer{opts: e.opts, engine: e, endpoints: e.view, names: e.addr.names},
+		Explainer: &Explainer{Ruling: e.ruling, facts: e},
 		Stats:     e.stats(), Err: errors.Join(append(errs, e.shortages()...)...),
 	}
 }
 
 func (e *Engine) showEndpoints() {
 	e.outcomes = make(map[uint16]SubjectOutcome, len(e.subjects))
-	e.view = make(map[uint16]*explained, len(e.subjects))
 	for id, s := range e.subjects {
 		e.outcomes[id] = SubjectOutcome{
 			Row: e.state.Endpoints[id], EnforcingIngress: s.enforcing[Ingress], EnforcingEgress: s.enforcing[Egress], Policies: s.policies(),
 		}
-		e.view[id] = &explained{
-			ports: s.Ports, selected: s.selected, enforcing: s.enforcing, closed: [2]bool{s.slots[Egress].closed, s.slots[Ingress].closed},
+	}
+}
+
+// anyClosed tells whether there is a slot without a number, or was.
+func (e *Engine) anyClosed() bool {
+	return len(e.shut) > 0 || e.ruling != nil && len(e.ruling.closed) > 0
+}
+
+// newRuling is the policy in force now.
+func (e *Engine) newRuling() *Ruling {
+	r := &Ruling{opts: e.opts, revision: e.revision, closed: map[uint16][2]bool{}}
+	for _, key := range slices.Sorted(maps.Keys(e.objects)) {
+		if c := e.objects[key]; c.good != nil {
+			r.rules = append(r.rules, c.good.rules...)
 		}
 	}
+	for id, s := range e.subjects {
+		if closed := [2]bool{s.slots[Egress].closed, s.slots[Ingress].closed}; closed[Egress] || closed[Ingress] {
+			r.closed[id] = closed
+		}
+	}
+	return r
 }
 
 // shortages are what could not be carried out for want of numbers.
@@ -351,27 +378,42 @@ func (e *Engine) stats() Stats {
 	return s
 }
 
-// putObject enters an object, or a new version of it.
+// putObject enters an object, or a new version of it, or makes its rules anew
+// because what they name is other.
 func (e *Engine) putObject(o Object) {
 	key := o.Key()
-	before := e.objects[key]
-	if before == nil {
-		before = e.inherited[key]
+	c := e.objects[key]
+	if c == nil {
+		c = e.inherited[key]
 	}
-	c := before
-	if c == nil || c.object != o {
-		c = &cached{object: o, parsed: parse(o, &e.opts)}
-		if c.parsed.err == nil {
-			c.good = &c.parsed
-		} else if before != nil && before.object.UID == o.UID {
-			c.good = before.good
+	if c.stale(o, e.refs) {
+		next := &cached{object: o, refs: e.refs, parsed: parse(o, &e.opts, e.refs)}
+		if next.parsed.err == nil {
+			next.good = &next.parsed
+		} else if c != nil && c.object.UID == o.UID {
+			next.good = c.good
 		}
-		e.now.objects = true
+		e.now.objects = e.now.objects || c == nil || c.object != o || !sameRules(c.good, next.good)
+		e.now.statuses = true
+		c = next
 	}
 	if e.objects[key] != c {
 		e.objects[key] = c
 		e.reselect(key, c)
 	}
+}
+
+// stale tells whether the object has to be parsed again.
+func (c *cached) stale(o Object, refs *References) bool {
+	return c == nil || c.object != o || c.parsed.refers && c.refs != refs
+}
+
+// sameRules tells whether two versions of an object have the same effect.
+func sameRules(a, b *parsed) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return slices.EqualFunc(a.rules, b.rules, func(x, y *rule) bool { return x.key == y.key && x.subject.key == y.subject.key })
 }
 
 func (e *Engine) dropObject(key string) {
@@ -389,8 +431,12 @@ func (c *cached) status(key string) ObjectStatus {
 		s.Reason = fmt.Sprintf("quarantined: %v; the last good version stays in force", c.parsed.err)
 	case c.parsed.err != nil:
 		s.Reason = fmt.Sprintf("quarantined: %v", c.parsed.err)
-	case len(c.parsed.missing) > 0:
-		s.Reason = "not carried out: " + strings.Join(c.parsed.missing, ", ")
+	default:
+		var parts []string
+		if len(c.parsed.missing) > 0 {
+			parts = append(parts, "not carried out: "+strings.Join(c.parsed.missing, ", "))
+		}
+		s.Reason = strings.Join(append(parts, c.parsed.remarks...), "; ")
 	}
 	return s
 }

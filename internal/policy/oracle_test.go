@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ func newOracle(opts Options, in *Input) *oracle {
 	opts.setDefaults()
 	o := &oracle{opts: opts, in: in}
 	for _, obj := range in.Objects {
-		if p := parse(obj, &opts); p.err == nil {
+		if p := parse(obj, &opts, cmp.Or(in.References, noReferences)); p.err == nil {
 			o.rules = append(o.rules, p.rules...)
 		}
 	}

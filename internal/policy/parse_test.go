@@ -21,7 +21,7 @@ func parseCNP(t testing.TB, spec string) parsed {
 	}
 	opts := Options{}
 	opts.setDefaults()
-	return parse(Object{Kind: KindCiliumNetworkPolicy, Namespace: "red", Name: "p", Spec: cnp}, &opts)
+	return parse(Object{Kind: KindCiliumNetworkPolicy, Namespace: "red", Name: "p", Spec: cnp}, &opts, noReferences)
 }
 
 func ports(n int, port string) string {
@@ -77,11 +77,9 @@ func TestWhatCannotBeUnderstoodIsQuarantinedWithAReason(t *testing.T) {
 func TestWhatIsNotCarriedOutDeniesWhatItWouldAllowAndIsNamed(t *testing.T) {
 	for spec, want := range map[string]string{
 		`{"endpointSelector":{},"egress":[{"toFQDNs":[{"matchName":"a.example"}]}]}`:                                          "spec.egress[0].toFQDNs",
-		`{"endpointSelector":{},"egress":[{"toServices":[{"k8sService":{"serviceName":"a"}}]}]}`:                              "spec.egress[0].toServices",
 		`{"endpointSelector":{},"egress":[{"toGroups":[{"aws":{}}]}]}`:                                                        "spec.egress[0].toGroups",
 		`{"endpointSelector":{},"egress":[{"toNodes":[{}]}]}`:                                                                 "spec.egress[0].toNodes",
 		`{"endpointSelector":{},"ingress":[{"fromNodes":[{}]}]}`:                                                              "spec.ingress[0].fromNodes",
-		`{"endpointSelector":{},"egress":[{"toCIDRSet":[{"cidrGroupRef":"g"}]}]}`:                                             "spec.egress[0].toCIDRSet.cidrGroup",
 		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{}],"authentication":{"mode":"required"}}]}`:                     "spec.ingress[0].authentication",
 		`{"endpointSelector":{},"ingress":[{"toPorts":[{"ports":[{"port":"80"}],"rules":{"http":[{"path":"/"}]}}]}]}`:         "spec.ingress[0].toPorts[0].rules.http",
 		`{"endpointSelector":{},"ingress":[{"toPorts":[{"ports":[{"port":"9092"}],"rules":{"kafka":[{"topic":"a"}]}}]}]}`:     "spec.ingress[0].toPorts[0].rules.kafka",
@@ -100,7 +98,7 @@ func TestWhatIsNotCarriedOutDeniesWhatItWouldAllowAndIsNamed(t *testing.T) {
 }
 
 func TestADenyOfPeersThatAreNotKnownDeniesEverybody(t *testing.T) {
-	p := parseCNP(t, `{"endpointSelector":{},"egressDeny":[{"toServices":[{"k8sService":{"serviceName":"a"}}]}]}`)
+	p := parseCNP(t, `{"endpointSelector":{},"egressDeny":[{"toGroups":[{"aws":{}}]}]}`)
 	if p.err != nil || len(p.rules) != 1 || len(p.rules[0].peers) != 1 || !p.rules[0].peers[0].any {
 		t.Errorf("%+v", p)
 	}

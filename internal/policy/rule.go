@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stentor-net/stentor/internal/label"
@@ -87,6 +88,7 @@ type rule struct {
 	verdict     Verdict
 	l7          *l7Rules
 	defaultDeny bool
+	audit       bool   // its object is audited: what it denies is only told
 	looseNames  bool   // peers that are not pods have every named port
 	key         string // equal for rules of equal effect
 }
@@ -94,7 +96,7 @@ type rule struct {
 // seal computes the rule's key.
 func (r *rule) seal() *rule {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %d %d %d %t %t %v (", r.tier, r.priority, r.direction, r.verdict, r.defaultDeny, r.looseNames, r.ports)
+	fmt.Fprintf(&b, "%d %d %d %d %t %t %t %v (", r.tier, r.priority, r.direction, r.verdict, r.defaultDeny, r.audit, r.looseNames, r.ports)
 	for _, s := range r.peers {
 		b.WriteString(s.key)
 		b.WriteString(" ; ")
@@ -114,21 +116,30 @@ func (r *rule) seal() *rule {
 type parsed struct {
 	rules   []*rule
 	missing []string // fields that are not carried out
+	remarks []string // what else its author should know
+	refers  bool     // it names References
+	audit   bool     // of all its rules
 	err     error    // quarantined
+}
+
+// remark tells the author something, once.
+func (p *parsed) remark(format string, args ...any) {
+	if s := fmt.Sprintf(format, args...); !slices.Contains(p.remarks, s) {
+		p.remarks = append(p.remarks, s)
+	}
 }
 
 // note records a field that is not carried out, once.
 func (p *parsed) note(format string, args ...any) {
-	s := fmt.Sprintf(format, args...)
-	for _, have := range p.missing {
-		if have == s {
-			return
-		}
+	if s := fmt.Sprintf(format, args...); !slices.Contains(p.missing, s) {
+		p.missing = append(p.missing, s)
 	}
-	p.missing = append(p.missing, s)
 }
 
-func (p *parsed) add(r *rule) { p.rules = append(p.rules, r.seal()) }
+func (p *parsed) add(r *rule) {
+	r.audit = p.audit
+	p.rules = append(p.rules, r.seal())
+}
 
 // reserved makes the requirement that a reserved label is there.
 func reserved(name string) requirement {

@@ -18,18 +18,20 @@ type cnpParser struct {
 	object    string
 	namespace string // empty: clusterwide
 	opts      *Options
+	refs      *References
 	subject   *selector
 	deny      [2]bool // default deny by direction
+	denying   bool    // the section at hand denies
 }
 
 // parseCilium understands the rules of both kinds; namespace is empty for the clusterwide one.
-func parseCilium(object, namespace string, opts *Options, spec *ciliumv2.Rule, specs []ciliumv2.Rule) parsed {
+func parseCilium(o *Object, namespace string, opts *Options, refs *References, spec *ciliumv2.Rule, specs []ciliumv2.Rule) parsed {
 	if spec == nil && len(specs) == 0 {
 		return parsed{err: ErrNoRule}
 	}
-	out := parsed{}
+	out := parsed{audit: o.Audit}
 	one := func(path string, in *ciliumv2.Rule) error {
-		p := &cnpParser{out: &out, object: object, namespace: namespace, opts: opts}
+		p := &cnpParser{out: &out, object: o.Key(), namespace: namespace, opts: opts, refs: refs}
 		return p.rule(path, in)
 	}
 	if spec != nil {
@@ -55,8 +57,11 @@ func (p *cnpParser) rule(path string, in *ciliumv2.Rule) error {
 		return fmt.Errorf("%s.nodeSelector: only clusterwide policies select nodes", path)
 	}
 	if in.NodeSelector != nil {
-		p.out.note("%s.nodeSelector", path)
-		p.subject = labelSelector() // nodes are not subjects yet: selects none, but is checked
+		if _, err := selectorTerm(path+".nodeSelector", in.NodeSelector); err != nil {
+			return err
+		}
+		p.out.remark("%s.nodeSelector: stored; enforced with the host firewall later", path)
+		p.subject = labelSelector() // no endpoint; the rest of the rule is checked
 	} else {
 		t, err := selectorTerm(path+".endpointSelector", in.EndpointSelector)
 		if err != nil {
@@ -175,6 +180,7 @@ func (p *cnpParser) section(s *section) error {
 	if len(s.fqdns) > 0 && len(s.endpoints)+len(s.cidrs)+len(s.cidrSets)+len(s.entities)+len(s.services)+len(s.groups)+len(s.nodes) > 0 {
 		return fmt.Errorf("%s: toFQDNs excludes all other peers", s.path)
 	}
+	p.denying = s.verdict == Deny
 	peers, err := p.peers(s)
 	if err != nil {
 		return err
@@ -214,13 +220,13 @@ func (p *cnpParser) peers(s *section) ([]*selector, error) {
 	}
 	var out []*selector
 	for i := range s.endpoints {
-		t, err := selectorTerm(fmt.Sprintf("%s.%sEndpoints[%d]", s.path, s.side(), i), &s.endpoints[i])
+		sel, err := p.endpoints(fmt.Sprintf("%s.%sEndpoints[%d]", s.path, s.side(), i), &s.endpoints[i])
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, labelSelector(p.scopePeer(t)))
+		out = append(out, sel...)
 	}
-	ranges, err := p.ranges(s)
+	ranges, open, err := p.ranges(s)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +242,16 @@ func (p *cnpParser) peers(s *section) ([]*selector, error) {
 			out = append(out, sel)
 		}
 	}
-	if p.uncarriedPeers(s) && s.verdict == Deny {
+	services, err := p.services(s)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := p.nodes(s)
+	if err != nil {
+		return nil, err
+	}
+	out = append(append(out, services...), nodes...)
+	if (p.uncarriedPeers(s) || open) && s.verdict == Deny {
 		// Who is meant is not known, so everybody could be.
 		return []*selector{anyPeer}, nil
 	}
@@ -260,12 +275,14 @@ func (p *cnpParser) uncarriedPeers(s *section) bool {
 			some = true
 		}
 	}
-	note(len(s.services) > 0, "Services")
 	note(len(s.groups) > 0, "Groups")
-	note(len(s.nodes) > 0, "Nodes")
+	note(len(s.nodes) > 0 && !p.opts.NodeLabels, "Nodes")
 	note(len(s.fqdns) > 0, "FQDNs")
-	for _, c := range s.cidrSets {
-		note(c.CIDRGroupRef != "" || c.CIDRGroupSelector != nil, "CIDRSet.cidrGroup")
+	if len(s.groups) > 0 {
+		p.out.remark("%s.%sGroups: groups of a cloud provider are not supported", s.path, s.side())
+	}
+	if len(s.nodes) > 0 && !p.opts.NodeLabels {
+		p.out.remark("%s.%sNodes: needs the option enable-node-selector-labels", s.path, s.side())
 	}
 	return some
 }

@@ -81,6 +81,13 @@ func (t term) hasSource(source string) bool {
 	return slices.ContainsFunc(t, func(r requirement) bool { return r.source == source })
 }
 
+// asks tells whether only sets with a label of the source can match.
+func (t term) asks(source string) bool {
+	return slices.ContainsFunc(t, func(r requirement) bool {
+		return r.source == source && (r.op == opIn || r.op == opExists)
+	})
+}
+
 // wants tells whether only sets with the label can match.
 func (t term) wants(source, key string) bool {
 	return slices.ContainsFunc(t, func(r requirement) bool {

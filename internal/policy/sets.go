@@ -61,7 +61,9 @@ func (x *sets) intern(rows []SetRow) *set {
 	if s == nil {
 		x.serial++
 		s = &set{rows: rows, content: c, serial: x.serial}
-		s.number, s.special = special(rows)
+		if n, ok := special(rows); ok {
+			s.number, s.special = n, true
+		}
 		x.byContent[c] = s
 	}
 	return s
@@ -74,7 +76,7 @@ func (x *sets) fold(s *slot, items []*item) *set {
 		keys[i] = it.key()
 	}
 	slices.Sort(keys)
-	key := fmt.Sprint(s.base) + strings.Join(slices.Compact(keys), "\n")
+	key := fmt.Sprint(s.base, " ") + strings.Join(slices.Compact(keys), "\n")
 	have := x.folded[key]
 	if have == nil {
 		have = x.intern(fold(items, s.base, &x.l7))

@@ -20,7 +20,8 @@ type slot struct {
 	direction Direction
 	rules     []*rule // all that select the endpoints
 	items     []*item
-	base      Verdict // where no rule decides
+	base      fallback
+	byRange   func(p *selector) bool // picks pods by address, which may not be known
 
 	uses   []*selector // that tell peers apart here, in order of key
 	byUse  [][]int32   // items that speak of each
@@ -40,29 +41,30 @@ var hostPeer = labelSelector(term{reserved(identity.LabelHost)})
 
 // openSlot is the slot without policy.
 func openSlot() *slot {
-	return &slot{key: "open", base: Allow, number: SlotOpen, inUse: true, refs: 1, answers: map[string]*set{}}
+	return &slot{key: "open", number: SlotOpen, inUse: true, refs: 1, answers: map[string]*set{}}
 }
 
 // newSlot makes the slot of an endpoint's direction, not filled yet; rules are
 // those that select it. It gives nil if the open slot is meant.
-func newSlot(opts *Options, names map[string][]portName, d Direction, rules []*rule, own []endpoint.Port) (s *slot, enforcing bool) {
-	s = &slot{direction: d, rules: rules, base: Allow, answers: map[string]*set{}}
+func newSlot(opts *Options, names map[string][]portName, d Direction, rules []*rule, subject *Subject) (s *slot, enforcing bool) {
+	s = &slot{direction: d, rules: rules, base: fallback{audited: true, audit: opts.Audit || subject.Audit}, answers: map[string]*set{}}
+	s.byRange = func(p *selector) bool { return p.ranges != nil && (p.k8s || opts.CIDRMatchPods) }
 	enforcing = len(rules) > 0
 	for _, r := range rules {
-		if r.defaultDeny {
-			s.base = Deny
-		}
+		s.base.normal = s.base.normal || r.defaultDeny
+		s.base.audited = s.base.audited && (r.audit || !r.defaultDeny)
 	}
+	s.base.audited = s.base.audited && s.base.normal
 	switch opts.Enforcement {
 	case EnforceNever:
 		return nil, false
 	case EnforceAlways:
-		s.base, enforcing = Deny, true
+		s.base.always, enforcing = true, true
 	}
 	if !enforcing {
 		return nil, false
 	}
-	s.key = s.content(names, own)
+	s.key = s.content(names, subject.Ports)
 	return s, true
 }
 
@@ -84,7 +86,7 @@ func (s *slot) content(names map[string][]portName, own []endpoint.Port) string 
 		keys[i] += ports
 	}
 	slices.Sort(keys)
-	return fmt.Sprintf("%d %d %s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"))
+	return fmt.Sprintf("%d %v %s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"))
 }
 
 // ownNumbers are the numbers that an endpoint gives a named port.
@@ -126,17 +128,18 @@ func (s *slot) fill(opts *Options, names map[string][]portName, own []endpoint.P
 	if s.direction == Ingress && opts.AllowLocalhost != LocalhostPolicy {
 		s.items = append(s.items, &item{rule: localhostRule})
 	}
-	s.gatherUses(opts)
+	s.gatherUses()
 }
 
 // gatherUses lists what tells peers apart here.
-func (s *slot) gatherUses(opts *Options) {
+func (s *slot) gatherUses() {
 	uses := map[string]*selector{}
 	for _, it := range s.items {
 		if it.also != nil {
 			uses[it.also.key] = it.also
 		}
-		if it.rule.verdict == Deny && (it.also != nil || opts.CIDRMatchPods && slices.ContainsFunc(it.rule.peers, byRange)) {
+		doubtful := it.rule.verdict == Deny || it.rule.verdict == pass
+		if doubtful && (it.also != nil || slices.ContainsFunc(it.rule.peers, s.byRange)) {
 			uses[unplaced.key] = unplaced
 		}
 		for _, p := range it.rule.peers {
@@ -162,21 +165,34 @@ func (s *slot) gatherUses(opts *Options) {
 	}
 }
 
-func byRange(p *selector) bool { return p.ranges != nil }
-
 // matching are the items that count for a peer that matches exactly these selectors.
 func (s *slot) matching(has func(key string) bool) []*item {
 	var out []*item
+	unplaced := has(unplaced.key)
 	for _, it := range s.items {
-		assume := it.rule.verdict == Deny && has(unplaced.key)
-		if it.also != nil && !has(it.also.key) && !assume {
+		picked := func(p *selector) bool { return p.any || has(p.key) }
+		if (it.also == nil || has(it.also.key)) && slices.ContainsFunc(it.rule.peers, picked) {
+			out = append(out, it)
 			continue
 		}
-		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || has(p.key) || assume && byRange(p) }) {
-			out = append(out, it)
+		perhaps := func(p *selector) bool { return picked(p) || s.byRange(p) }
+		if unplaced && slices.ContainsFunc(it.rule.peers, perhaps) {
+			out = append(out, it.assumed()...)
 		}
 	}
 	return out
+}
+
+// assumed is what an item counts for about a peer that it may or may not speak
+// of: a deny counts, an allow does not, a pass leaves both open.
+func (it *item) assumed() []*item {
+	switch it.rule.verdict {
+	case Deny:
+		return []*item{it}
+	case pass:
+		return []*item{{rule: it.rule, ports: it.ports, also: it.also, maybe: true}}
+	}
+	return nil
 }
 
 // matchingAt is matching for selectors by their places in the slot.
@@ -232,17 +248,12 @@ var localhostRule = (&rule{
 func (s *slot) pessimistic(cluster bool) []*item {
 	var out []*item
 	for _, it := range s.items {
-		if it.rule.verdict == Deny {
-			if len(it.rule.peers) > 0 {
-				out = append(out, it)
-			}
-			continue
-		}
-		if it.also != nil {
-			continue
-		}
-		if slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || cluster && p.cluster }) {
+		surely := it.also == nil && slices.ContainsFunc(it.rule.peers, func(p *selector) bool { return p.any || cluster && p.cluster })
+		switch {
+		case surely:
 			out = append(out, it)
+		case len(it.rule.peers) > 0:
+			out = append(out, it.assumed()...)
 		}
 	}
 	return out

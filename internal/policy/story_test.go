@@ -4,6 +4,7 @@ package policy
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -14,8 +15,11 @@ import (
 	"testing"
 
 	"golang.org/x/tools/txtar"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
@@ -36,6 +40,7 @@ type story struct {
 	kernel  State
 	pods    string
 	yaml    string
+	named   string // YAML of what policies name
 	numbers map[string]identity.ID
 	names   map[string]netip.Addr // pod -> first address
 	local   map[string]uint16
@@ -79,7 +84,7 @@ func (s *story) has(step int) bool {
 
 func (s *story) run() {
 	for step := 1; s.has(step); step++ {
-		for name, into := range map[string]*string{"pods": &s.pods, "policies": &s.yaml} {
+		for name, into := range map[string]*string{"pods": &s.pods, "policies": &s.yaml, "named": &s.named} {
 			if f := s.section(step, name); f != nil {
 				*into = string(f.Data)
 			}
@@ -117,6 +122,10 @@ func (s *story) restart(f *txtar.File) {
 				s.opts.Carry.Proxy = Redirected
 			case "policy-cidr-match-mode":
 				s.opts.CIDRMatchNodes, s.opts.CIDRMatchPods = strings.Contains(value, "nodes"), strings.Contains(value, "pods")
+			case "policy-audit-mode":
+				s.opts.Audit = value == "true"
+			case "enable-node-selector-labels":
+				s.opts.NodeLabels = value == "true"
 			case "ipv6":
 				s.opts.IPv4, s.opts.IPv6 = true, value != "false"
 			default:
@@ -157,17 +166,66 @@ func (s *story) input() Input {
 		}
 		s.pod(&in, words)
 	}
-	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(s.yaml), 4096)
+	for _, doc := range documents(s.yaml) {
+		in.Objects = append(in.Objects, decodeObject(s.t, doc))
+	}
+	in.References = s.references()
+	return in
+}
+
+// documents are the YAML documents of a section, as JSON.
+func documents(text string) (out []json.RawMessage) {
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
 	for {
 		var doc rawJSON
 		if err := decoder.Decode(&doc); err != nil {
-			break
+			return out
 		}
 		if len(doc) > 0 && string(doc) != "null" {
-			in.Objects = append(in.Objects, decodeObject(s.t, []byte(doc)))
+			out = append(out, json.RawMessage(doc))
 		}
 	}
-	return in
+}
+
+// references reads the groups, the Services and their EndpointSlices.
+func (s *story) references() *References {
+	var groups []Group
+	services := map[string]*Service{}
+	backends := map[string][]netip.Addr{}
+	for _, doc := range documents(s.named) {
+		var head struct{ Kind string }
+		group, svc, slice := ciliumv2.CiliumCIDRGroup{}, corev1.Service{}, discoveryv1.EndpointSlice{}
+		into := map[string]any{"CiliumCIDRGroup": &group, "Service": &svc, "EndpointSlice": &slice}
+		if err := json.Unmarshal(doc, &head); err != nil || into[head.Kind] == nil {
+			s.t.Fatalf("%s: %v", doc, err)
+		}
+		if err := json.Unmarshal(doc, into[head.Kind]); err != nil {
+			s.t.Fatal(err)
+		}
+		switch head.Kind {
+		case "CiliumCIDRGroup":
+			g := Group{Name: group.Name, Labels: group.Labels}
+			for _, c := range group.Spec.ExternalCIDRs {
+				g.CIDRs = append(g.CIDRs, string(c))
+			}
+			groups = append(groups, g)
+		case "Service":
+			services[svc.Namespace+"/"+svc.Name] = &Service{Namespace: svc.Namespace, Name: svc.Name, Labels: svc.Labels, Selector: svc.Spec.Selector}
+		case "EndpointSlice":
+			key := slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]
+			for _, e := range slice.Endpoints {
+				for _, a := range e.Addresses {
+					backends[key] = append(backends[key], netip.MustParseAddr(a))
+				}
+			}
+		}
+	}
+	var list []Service
+	for _, k := range sortedKeys(services) {
+		services[k].Backends = backends[k]
+		list = append(list, *services[k])
+	}
+	return NewReferences(groups, list)
 }
 
 // rawJSON keeps a document as it is.
@@ -180,6 +238,7 @@ func (s *story) pod(in *Input, words []string) {
 	own, names := map[string]string{}, map[string]string{"kubernetes.io/metadata.name": namespace}
 	var addrs []Address
 	var ports []endpoint.Port
+	audit := false
 	for _, w := range words[2:] {
 		if a, err := netip.ParseAddr(w); err == nil {
 			addrs = append(addrs, Address{Prefix: netip.PrefixFrom(a, a.BitLen()), Flags: AddressPod})
@@ -193,6 +252,8 @@ func (s *story) pod(in *Input, words []string) {
 			number, protocol, _ := strings.Cut(rest, "/")
 			n, _ := strconv.Atoi(number)
 			ports = append(ports, endpoint.Port{Name: name, Number: uint16(n), Protocol: protocolNumbers[strings.ToUpper(protocol)]})
+		} else if w == "audit" {
+			audit = true
 		} else {
 			s.t.Fatalf("pod %q: %q", words[1], w)
 		}
@@ -204,7 +265,7 @@ func (s *story) pod(in *Input, words []string) {
 		s.numbers[labels.Key()] = id
 	}
 	in.Identities[id] = labels
-	subject := Subject{Identity: id, Labels: labels, Ports: ports}
+	subject := Subject{Identity: id, Labels: labels, Ports: ports, Audit: audit}
 	for _, a := range addrs {
 		a.Identity = id
 		in.Addresses = append(in.Addresses, a)
@@ -270,7 +331,7 @@ func (s *story) verdict(words []string) string {
 	}
 	why := a.Why()
 	for _, n := range a.Near {
-		why += fmt.Sprintf("; near: %v lacks the %s", n.Origin, n.Missing)
+		why += fmt.Sprintf("; near: %v, but %s", n.Origin, strings.Join(n.Missing, ", "))
 	}
 	return why
 }
@@ -287,7 +348,7 @@ func (s *story) sets() string {
 	var b strings.Builder
 	for _, n := range sortedKeys(s.kernel.Sets) {
 		for _, r := range s.kernel.Sets[n] {
-			fmt.Fprintf(&b, "set %d row %d: protocol %d port %d/%d -> %s\n", n, r.Row, r.Protocol, r.Port, r.PortBits, [...]string{"deny", "allow", "redirect"}[r.Verdict])
+			fmt.Fprintf(&b, "set %d row %d: protocol %d port %d/%d -> %s\n", n, r.Row, r.Protocol, r.Port, r.PortBits, [...]string{"deny", "allow", "redirect", "audit"}[r.Verdict])
 		}
 	}
 	return b.String()

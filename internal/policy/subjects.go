@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/label"
 )
 
@@ -80,7 +79,7 @@ func (s *subject) speaksOf(names map[string]bool) bool {
 }
 
 func sameSubject(a, b *Subject) bool {
-	return a.Endpoint == b.Endpoint && a.Incarnation == b.Incarnation && a.Identity == b.Identity &&
+	return a.Endpoint == b.Endpoint && a.Incarnation == b.Incarnation && a.Identity == b.Identity && a.Audit == b.Audit &&
 		a.IPv4 == b.IPv4 && a.IPv6 == b.IPv6 && sameSet(a.Labels, b.Labels) && slices.Equal(a.Ports, b.Ports)
 }
 
@@ -214,7 +213,7 @@ func (e *Engine) settleSlots() {
 			continue
 		}
 		for _, d := range []Direction{Egress, Ingress} {
-			next, enforcing := e.slotFor(d, s.rules(d), s.Ports)
+			next, enforcing := e.slotFor(d, s.rules(d), &s.Subject)
 			old := s.slots[d]
 			s.slots[d], s.enforcing[d] = next, enforcing
 			next.refs++
@@ -225,15 +224,15 @@ func (e *Engine) settleSlots() {
 }
 
 // slotFor finds or makes the slot of an endpoint's direction.
-func (e *Engine) slotFor(d Direction, rules []*rule, own []endpoint.Port) (*slot, bool) {
-	s, enforcing := newSlot(&e.opts, e.addr.names, d, rules, own)
+func (e *Engine) slotFor(d Direction, rules []*rule, subject *Subject) (*slot, bool) {
+	s, enforcing := newSlot(&e.opts, e.addr.names, d, rules, subject)
 	if s == nil {
 		return e.open, enforcing
 	}
 	if have := e.slots[s.key]; have != nil {
 		return have, enforcing
 	}
-	s.fill(&e.opts, e.addr.names, own)
+	s.fill(&e.opts, e.addr.names, subject.Ports)
 	e.slotSerial++
 	s.serial = e.slotSerial
 	e.slots[s.key] = s

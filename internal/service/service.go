@@ -25,6 +25,7 @@ type Service struct {
 	ClusterIPs      []netip.Addr
 	Headless        bool
 	Ports           []Port
+	Labels          map[string]string
 	Annotations     map[string]string
 	Selector        map[string]string
 	AffinitySeconds uint32 // 0: none

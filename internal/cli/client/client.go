@@ -96,6 +96,11 @@ func (c *Client) Patch(ctx context.Context, path string, in any) error {
 	return c.call(ctx, http.MethodPatch, path, nil, in, nil)
 }
 
+// Post sends in to path and decodes the answer into out.
+func (c *Client) Post(ctx context.Context, path string, in, out any) error {
+	return c.call(ctx, http.MethodPost, path, nil, in, out)
+}
+
 // Stream asks for path and returns the body while it grows. The end of ctx ends it.
 func (c *Client) Stream(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	resp, err := c.Do(ctx, http.MethodGet, path, query, nil)

@@ -23,8 +23,14 @@ var Command = []string{"stentor", "dial"}
 
 // Dial connects to the socket of the agent in the pod.
 func (c *Cluster) Dial(ctx context.Context, a Agent) (net.Conn, error) {
-	query := url.Values{"command": Command, "stdin": {"true"}, "stdout": {"true"}, "stderr": {"true"}}
-	u, err := c.url("/api/v1/namespaces/" + c.namespace + "/pods/" + a.Pod + "/exec?" + query.Encode())
+	return c.Exec(ctx, c.namespace, a.Pod, Command, "the agent of node "+a.Node)
+}
+
+// Exec runs a command in the first container of a pod. The connection is its
+// standard input and output; where names the other end in errors.
+func (c *Cluster) Exec(ctx context.Context, namespace, pod string, command []string, where string) (net.Conn, error) {
+	query := url.Values{"command": command, "stdin": {"true"}, "stdout": {"true"}, "stderr": {"true"}}
+	u, err := c.url("/api/v1/namespaces/" + namespace + "/pods/" + pod + "/exec?" + query.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +48,7 @@ func (c *Cluster) Dial(ctx context.Context, a Agent) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the exec: %w", err)
 	}
-	return stream(context.WithoutCancel(ctx), exec, "the agent of node "+a.Node), nil
+	return stream(context.WithoutCancel(ctx), exec, where), nil
 }
 
 // stream runs the exec and returns its streams as a connection.

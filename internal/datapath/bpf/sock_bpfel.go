@@ -20,6 +20,7 @@ const (
 	SockMapServiceVips       = "service_vips"
 	SockMapServices          = "services"
 	SockMapSocketPeers       = "socket_peers"
+	SockMapSocketRows        = "socket_rows"
 	SockMapSocketVips        = "socket_vips"
 	SockProgSockConnect4     = "sock_connect4"
 	SockProgSockConnect6     = "sock_connect6"
@@ -92,6 +93,7 @@ type SockMapSpecs struct {
 	ServiceVips *ebpf.MapSpec `ebpf:"service_vips"`
 	Services    *ebpf.MapSpec `ebpf:"services"`
 	SocketPeers *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketRows  *ebpf.MapSpec `ebpf:"socket_rows"`
 	SocketVips  *ebpf.MapSpec `ebpf:"socket_vips"`
 }
 
@@ -126,6 +128,7 @@ type SockMaps struct {
 	ServiceVips *ebpf.Map `ebpf:"service_vips"`
 	Services    *ebpf.Map `ebpf:"services"`
 	SocketPeers *ebpf.Map `ebpf:"socket_peers"`
+	SocketRows  *ebpf.Map `ebpf:"socket_rows"`
 	SocketVips  *ebpf.Map `ebpf:"socket_vips"`
 }
 
@@ -135,6 +138,7 @@ func (m *SockMaps) Close() error {
 		m.ServiceVips,
 		m.Services,
 		m.SocketPeers,
+		m.SocketRows,
 		m.SocketVips,
 	)
 }

@@ -24,8 +24,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	fail := s.fail
+	fail, missing := s.fail, s.missing[r.plural]
 	s.mu.Unlock()
+	if missing {
+		refuse(w, http.StatusNotFound, "NotFound", "the server could not find the requested resource")
+		return
+	}
 	if fail != nil && fail(q.Method, q.URL.Path) {
 		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "told to fail")
 		return

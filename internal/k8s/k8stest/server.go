@@ -25,13 +25,13 @@ import (
 )
 
 // withStatus are the plurals whose status has a path of its own.
-var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "customresourcedefinitions"}
+var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "clusternetworkpolicies", "customresourcedefinitions"}
 
 // kinds by plural.
 var kinds = map[string]string{
 	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice",
-	"networkpolicies": "NetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
-	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode",
+	"networkpolicies": "NetworkPolicy", "clusternetworkpolicies": "ClusterNetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
+	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode", "ciliumcidrgroups": "CiliumCIDRGroup",
 	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
 }
 
@@ -50,6 +50,7 @@ type Server struct {
 	objects map[string]Object // by path: group version / plural / namespace / name
 	events  []event
 	fail    func(method, path string) bool
+	missing map[string]bool // plurals of kinds that are not defined
 }
 
 type event struct {
@@ -93,6 +94,22 @@ func (s *Server) Fail(f func(method, path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
+}
+
+// Undefine makes requests for a kind, given by its plural, end with status 404,
+// as before its definition is there; and Define ends that.
+func (s *Server) Undefine(plural string) { s.define(plural, true) }
+
+// Define ends what Undefine began.
+func (s *Server) Define(plural string) { s.define(plural, false) }
+
+func (s *Server) define(plural string, missing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missing == nil {
+		s.missing = map[string]bool{}
+	}
+	s.missing[plural] = missing
 }
 
 // Put stores a JSON object at a path such as

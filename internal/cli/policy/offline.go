@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+
+	"github.com/stentor-net/stentor/api/rest"
+	tracing "github.com/stentor-net/stentor/internal/policy/trace"
+)
+
+// offline judges by what the files hold.
+func offline(cluster string, files []file, q rest.TraceRequest) (rest.TraceResult, error) {
+	var all tracing.Manifest
+	for _, f := range files {
+		m, err := tracing.ReadManifest([]byte(f.text))
+		if err != nil {
+			return rest.TraceResult{}, fmt.Errorf("%s: %w", f.name, err)
+		}
+		all.Policies = append(all.Policies, m.Policies...)
+		all.Pods = append(all.Pods, m.Pods...)
+		all.Namespaces = append(all.Namespaces, m.Namespaces...)
+	}
+	w, fits, err := tracing.FromManifest(cluster, all)
+	if err != nil {
+		return rest.TraceResult{}, err
+	}
+	out, err := w.Trace(q)
+	out.Objects = fits
+	return out, err
+}
