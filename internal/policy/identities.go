@@ -258,7 +258,6 @@ func (x *idents) matchTerm(t term, hit []uint64) {
 type use struct {
 	id    int32
 	sel   *selector
-	refs  int // slots
 	slots []slotUse
 	mark  uint64 // of the last question that met it
 }
