@@ -5,6 +5,9 @@ package rest
 // DefaultSocket is where the agent listens on its node.
 const DefaultSocket = "/var/run/stentor/stentor.sock"
 
+// FlowSocket is the name of the socket beside it on which the agent serves flows.
+const FlowSocket = "hubble.sock"
+
 // Paths of the calls. Those that end in a slash are followed by a name or a number.
 const (
 	PathHealthz                = "/v1/healthz"                  // GET StatusResponse; ?brief=true leaves out lists

@@ -4,6 +4,7 @@ package test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -388,6 +389,35 @@ func TestEveryNewConnectionIsTold(t *testing.T) {
 				t.Errorf("%d events for a packet of an open connection", len(r.events))
 			}
 		})
+	}
+}
+
+func TestAnAuditPassesAndIsAlwaysTold(t *testing.T) {
+	for _, f := range families {
+		for _, level := range []uint8{0, 1} {
+			t.Run(fmt.Sprint(f.name, " level ", level), func(t *testing.T) {
+				a := newNodeA(t, config{abi.ConfigEventLevel: level})
+				a.put(abi.MapSets, abi.SetKey{Prefixlen: abi.PrefixAny, Set: 7}, abi.SetEntry{Verdict: abi.VerdictAudit, Row: 0})
+				a.put(abi.MapSets, abi.SetKey{Prefixlen: abi.PrefixPort, Set: 7, Protocol: 6, Port: ports(443)}, abi.SetEntry{Verdict: abi.VerdictDeny, Row: 1})
+				a.setCell(peerClient, slotServerIngress, 7, server.id)
+				r := a.run("from_pod", between(client, server, f.six, 4000, 80, "S").bytes(t), from{device: devPod1})
+				expectDelivered(t, "SYN", r, server)
+				audits := 0
+				for _, e := range r.events {
+					if e.Type == abi.EventVerdict && e.Verdict == abi.VerdictAudit && int(e.Endpoint) == server.id && e.Ingress == 1 && e.Set == 7 {
+						audits++
+					}
+				}
+				if audits != 1 {
+					t.Errorf("%d audits in %+v", audits, r.events)
+				}
+				if r = a.run("from_pod", between(client, server, f.six, 4000, 80, "A").bytes(t), from{device: devPod1}); len(r.events) != 0 {
+					t.Errorf("%d events for a packet of an open connection", len(r.events))
+				}
+				r = a.run("from_pod", between(client, server, f.six, 4001, 443, "S").bytes(t), from{device: devPod1})
+				expect(t, "a deny of the same set", r, actShot, abi.ReasonPolicyDenied)
+			})
+		}
 	}
 }
 

@@ -72,6 +72,7 @@ type addressInput struct {
 	IPv4, IPv6 bool
 	Tunnel     bool
 	Native     []netip.Prefix
+	NodeLabels bool // other nodes have identities by their labels
 }
 
 // deriveAddresses gives one row per prefix, in order of prefixes. It depends on
@@ -204,6 +205,10 @@ func claims(remotes []endpoint.Remote, nodes []node.Node) map[netip.Addr]endpoin
 }
 
 func (d *addressDeriver) nodes() {
+	var numbered nodeIdentities
+	if d.in.NodeLabels {
+		numbered = numberNodes(d.in.Nodes)
+	}
 	for _, n := range d.in.Nodes {
 		if n.Local || d.in.Index[n.Name] == 0 {
 			continue
@@ -212,8 +217,12 @@ func (d *addressDeriver) nodes() {
 		a.Node = d.in.Index[n.Name]
 		for _, ip := range n.Addresses() {
 			a.Prefix, a.Identity, a.Flags = host(ip), identity.RemoteNode, policy.AddressNode
-			if slices.Contains(d.in.APIServers, ip) {
+			apiServer := slices.Contains(d.in.APIServers, ip)
+			if apiServer {
 				a.Identity = identity.KubeAPIServer
+			}
+			if d.in.NodeLabels {
+				a.Identity = numbered.of(n, apiServer)
 			}
 			if slices.Contains(n.Router, ip) {
 				a.Flags |= d.routed()

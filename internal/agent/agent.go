@@ -159,7 +159,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
-	policies := &policyReporter{log: a.log, opts: a.opts, tables: a.tables, cluster: a.world.cluster}
+	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
 	probe := &prober{opts: a.opts, tables: a.tables, writer: a.own.health, checks: a.checks}
 	g.Go(func() error { return enforce.Run(ctx) })
 	g.Go(func() error { return identify.Run(ctx) })

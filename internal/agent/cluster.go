@@ -17,7 +17,7 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/label"
-	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 )
 
 // kubeCluster is the real Cluster: the API server by internal/k8s.
@@ -153,6 +153,6 @@ func (c *kubeCluster) MarkReady(ctx context.Context) error {
 	return err
 }
 
-func (c *kubeCluster) PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error {
-	return c.client.PublishPolicyStatus(ctx, o.Kind, o.Namespace, o.Name, valid, reason)
+func (c *kubeCluster) PublishReport(ctx context.Context, r report.Report) error {
+	return c.client.PublishReport(ctx, c.node, r)
 }

@@ -294,6 +294,21 @@ func (m *endpoints) relabel(e endpoint.Endpoint, labels label.Set, id identity.I
 	return m.state.save(row, true)
 }
 
+// audit lets pass what policy denies an endpoint, or ends that. A restart finds it again.
+func (m *endpoints) audit(e endpoint.Endpoint, on bool) error {
+	m.leaving.Lock()
+	defer m.leaving.Unlock()
+	var row endpoint.Endpoint
+	found := m.change(e.ID, e.Incarnation, func(r *endpoint.Endpoint) {
+		r.Audit = on
+		row = *r
+	})
+	if !found || row.State == endpoint.StateDisconnecting {
+		return nil
+	}
+	return m.state.save(row, true)
+}
+
 // taken lists the addresses in use with their owners.
 func (m *endpoints) taken() map[netip.Addr]string {
 	m.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/service"
@@ -38,12 +41,13 @@ type enforcer struct {
 	engine   Engine
 	astray   bool   // the kernel is not what the engine thinks: make another from its state
 	fresh    bool   // the engine has not been given anything yet
-	mode     string // enable-policy of the engine
+	mode     string // enable-policy and audit mode of the engine
 	numbers  *numbering
 	lastRows []NodeRow
 	written  uint64 // revision of the endpoints after the last step, if nobody else wrote
 	refs     references
-	first    chan struct{} // closed once the first input was carried out; optional
+	nodeIDs  map[identity.ID]label.Set // of nodes by their labels
+	first    chan struct{}             // closed once the first input was carried out; optional
 }
 
 // Pace of the enforcer.
@@ -111,6 +115,9 @@ func (f *enforcer) step() error {
 	}
 	rows := f.deriveAddresses(subjects, nodes)
 	f.addresses.Replace(rows, func(a, b Address) bool { return a == b })
+	if f.opts.NodeLabels {
+		f.nodeIDs = identitiesOfNodes(nodes, rows, service.APIServers(f.tables.slices.Snapshot()))
+	}
 	out := f.engine.Update(f.input(subjects, nodes, rows))
 	if err := f.dp.ApplyPolicy(out.Ops); err != nil {
 		f.astray = true
@@ -122,6 +129,7 @@ func (f *enforcer) step() error {
 	f.numbers.settled()
 	f.past.add(out.Explainer, time.Now())
 	f.ids.changeLocal(out.Local, f.fresh)
+	f.ids.setNodes(f.nodeIDs)
 	f.fresh = false
 	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
 	f.endpoints.forgotten(gone)
@@ -139,7 +147,11 @@ func (f *enforcer) ensureEngine() error {
 	if s, ok := f.tables.settings.Get(keyEnforcement); ok {
 		opts.Enforcement = s.Value
 	}
-	if f.engine != nil && !f.astray && f.mode == opts.Enforcement {
+	if s, ok := f.tables.settings.Get(keyAudit); ok {
+		opts.Audit, _ = strconv.ParseBool(s.Value)
+	}
+	mode := fmt.Sprint(opts.Enforcement, opts.Audit)
+	if f.engine != nil && !f.astray && f.mode == mode {
 		return nil
 	}
 	state, err := f.dp.PolicyState()
@@ -150,7 +162,7 @@ func (f *enforcer) ensureEngine() error {
 	if err != nil {
 		return fmt.Errorf("start the policy engine: %w", err)
 	}
-	f.engine, f.astray, f.fresh, f.mode = engine, false, true, opts.Enforcement
+	f.engine, f.astray, f.fresh, f.mode = engine, false, true, mode
 	return nil
 }
 
@@ -193,6 +205,7 @@ func (f *enforcer) deriveAddresses(subjects []endpoint.Endpoint, nodes []node.No
 		Endpoints: subjects, Remotes: rowsOf(f.tables.remotes), Nodes: nodes, Index: f.numbers.byName,
 		HostIPs: rowsOf(f.tables.hostAddresses), APIServers: service.APIServers(f.tables.slices.Snapshot()),
 		IPv4: f.opts.IPv4, IPv6: f.opts.IPv6, Tunnel: f.opts.Routing == RoutingTunnel, Native: native,
+		NodeLabels: f.opts.NodeLabels,
 	})
 }
 
@@ -208,6 +221,7 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows [
 	for id, labels := range reservedLabels(rows, service.APIServers(f.tables.slices.Snapshot())) {
 		in.Identities[id] = labels
 	}
+	maps.Copy(in.Identities, f.nodeIDs)
 	for ip, r := range claims(rowsOf(f.tables.remotes), nodes) {
 		if len(r.Ports) > 0 {
 			in.Ports[ip] = r.Ports
@@ -220,7 +234,7 @@ func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows [
 		in.Addresses = append(in.Addresses, a.Address)
 	}
 	for _, e := range subjects {
-		s := policy.Subject{Endpoint: e.ID, Incarnation: e.Incarnation, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports}
+		s := policy.Subject{Endpoint: e.ID, Incarnation: e.Incarnation, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports, Audit: e.Audit}
 		own := func(a netip.Addr) policy.Address {
 			if !a.IsValid() {
 				return policy.Address{}

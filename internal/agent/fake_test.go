@@ -26,6 +26,7 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 	"github.com/stentor-net/stentor/internal/rpc"
 	"github.com/stentor-net/stentor/internal/service"
 )
@@ -185,7 +186,7 @@ func (c *fakeCluster) MarkReady(context.Context) error {
 	return nil
 }
 
-func (c *fakeCluster) PublishPolicyStatus(context.Context, policy.Object, bool, string) error {
+func (c *fakeCluster) PublishReport(context.Context, report.Report) error {
 	return nil
 }
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
@@ -395,7 +396,8 @@ func (k *fakeKernel) fail(method string, err error) {
 
 // fakeEngine gives every endpoint its row, only when it differs, as the real one does.
 type fakeEngine struct {
-	rows map[uint16]policy.EndpointRow
+	rows    map[uint16]policy.EndpointRow
+	audited *atomic.Int32
 }
 
 func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
@@ -404,8 +406,13 @@ func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
 		out.Objects = append(out.Objects, policy.ObjectStatus{Key: o.Key(), Valid: o.Err == "", Reason: o.Err})
 	}
 	next := map[uint16]policy.EndpointRow{}
+	audited := int32(0)
+	defer func() { e.audited.Store(audited) }()
 	for _, s := range in.Subjects {
 		row := policy.EndpointRow{Identity: s.Identity}
+		if s.Audit {
+			audited++
+		}
 		next[s.Endpoint] = row
 		out.Endpoints[s.Endpoint] = policy.SubjectOutcome{Row: row, EnforcingIngress: len(in.Objects) > 0}
 		if old, ok := e.rows[s.Endpoint]; !ok || old != row {
@@ -426,6 +433,8 @@ type lab struct {
 	client  rpc.Client
 	stop    func() error
 	mode    atomic.Value // enable-policy of the latest engine
+	audit   atomic.Bool  // audit mode of the latest engine
+	audited atomic.Int32 // endpoints in audit mode in its latest input
 }
 
 func newLab(t testing.TB) *lab {
@@ -459,7 +468,8 @@ func (l *lab) launch() {
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
 		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)
-			return &fakeEngine{rows: s.Endpoints}, nil
+			l.audit.Store(o.Audit)
+			return &fakeEngine{rows: s.Endpoints, audited: &l.audited}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -22,7 +22,7 @@ import (
 // numbers for one set at the same time: all of them settle on the lower one as
 // soon as they see both.
 //
-// mu guards created and local; making guards the calls that create, so that one set gets
+// mu guards created, local and nodes; making guards the calls that create, so that one set gets
 // one number from this agent.
 type allocator struct {
 	cluster Cluster
@@ -31,6 +31,7 @@ type allocator struct {
 	mu      sync.Mutex
 	created map[string]identity.Identity // by label.Set.Key: made here, not yet seen in the table
 	local   map[identity.ID]label.Set    // the policy engine's own, for prefixes
+	nodes   map[identity.ID]label.Set    // of nodes by their labels; never changed, only replaced
 	making  sync.Mutex
 }
 
@@ -170,9 +171,19 @@ func (a *allocator) changeLocal(c policy.LocalIdentities, all bool) {
 	maps.Copy(a.local, c.New)
 }
 
-// locals returns them.
+// setNodes keeps the identities of nodes by their labels. The map must not change.
+func (a *allocator) setNodes(m map[identity.ID]label.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.nodes = m
+}
+
+// locals returns the identities that exist on this node only.
 func (a *allocator) locals() map[identity.ID]label.Set {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return maps.Clone(a.local)
+	out := make(map[identity.ID]label.Set, len(a.local)+len(a.nodes))
+	maps.Copy(out, a.local)
+	maps.Copy(out, a.nodes)
+	return out
 }

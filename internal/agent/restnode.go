@@ -177,6 +177,8 @@ func (a *Agent) ownMetrics() []rest.Metric {
 		{Name: "cilium_endpoint", Value: float64(a.tables.endpoints.Snapshot().Len())},
 		{Name: "cilium_identity", Value: float64(a.tables.identities.Snapshot().Len()), Labels: map[string]string{"type": "cluster_local"}},
 		{Name: "cilium_policy", Value: float64(a.tables.policies.Snapshot().Len())},
+		{Name: "cilium_policy_max_revision", Value: float64(a.past.revision())},
+		{Name: "stentor_policy_quarantined", Value: float64(a.quarantined())},
 	}
 	for _, s := range slices.Sorted(maps.Keys(states)) {
 		out = append(out, rest.Metric{Name: "cilium_endpoint_state", Value: float64(states[s]), Labels: map[string]string{"endpoint_state": s}})

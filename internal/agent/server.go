@@ -66,6 +66,7 @@ func (s *server) handler() http.Handler {
 	handle("GET "+rest.PathHealthz, func(r *http.Request) (any, error) { return a.status(r.FormValue("brief") == "true"), nil })
 	handle("GET "+rest.PathEndpoint, func(r *http.Request) (any, error) { return a.endpointList(r.Form["labels"]), nil })
 	handle("GET "+rest.PathEndpointID+"{id...}", func(r *http.Request) (any, error) { return a.endpointPart(r.PathValue("id")) })
+	handle("PATCH "+rest.PathEndpointID+"{id...}", a.patchEndpoint)
 	handle("GET "+rest.PathIdentity, func(r *http.Request) (any, error) { return a.identityList(r.Form["labels"]), nil })
 	handle("GET "+rest.PathIdentityID+"{id}", func(r *http.Request) (any, error) { return a.identity(r.PathValue("id")) })
 	handle("GET "+rest.PathIdentityID+"endpoints", func(*http.Request) (any, error) { return a.identityEndpoints(), nil })

@@ -19,8 +19,9 @@ import (
 
 // reflection keeps the rows of one kind of object in a table.
 type reflection[T Object, R any] struct {
-	kind   Kind[T]
-	fields string // field selector, "" is all
+	kind      Kind[T]
+	namespace string // "" is all
+	fields    string // field selector, "" is all
 	// row converts an object; false leaves it out.
 	row func(T) (R, bool)
 	key func(R) string
@@ -62,13 +63,13 @@ func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]
 	request := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = r.fields
 		list := r.kind.list()
-		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
+		err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
 		rows.undefined(err)
 		return list, err
 	}
 	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector, o.Watch = r.fields, true
-		w, err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		w, err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
 		rows.undefined(err)
 		return w, err
 	}

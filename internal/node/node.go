@@ -19,6 +19,7 @@ type Node struct {
 	Router     []netip.Addr   // CiliumInternalIP: the node's own address inside its pod ranges, one per family
 	Health     []netip.Addr   // address of the health endpoint, one per family
 	PodCIDRs   []netip.Prefix // ranges that this node gives to its pods
+	Labels     map[string]string
 	BootID     string
 	Local      bool // this agent's own node
 }

@@ -67,6 +67,10 @@ type Options struct {
 	// the right to change nodes. [remove-cilium-node-taints]
 	RemoveTaint bool
 
+	// ClusterPolicies says that agents carry out ClusterNetworkPolicies, whose
+	// status is then written, too. [enable-k8s-cluster-network-policy]
+	ClusterPolicies bool
+
 	// HealthAddress serves /healthz and /readyz. Optional: 127.0.0.1:9234; "-"
 	// turns it off. [operator-api-serve-addr]
 	HealthAddress string
@@ -168,9 +172,11 @@ func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 	}
 	op.ready.Store(true)
 	view := newView()
+	view.clusterPolicies = op.ClusterPolicies
 	work := []func(context.Context) error{
 		func(ctx context.Context) error { return view.reflect(ctx, op.client) },
 	}
+	work = append(work, func(ctx context.Context) error { return newPolicyWriter(op, view).run(ctx) })
 	if pool != nil {
 		r := &ranges{client: op.client, pool: pool, log: op.Log, given: map[string]*gift{}}
 		work = append(work, func(ctx context.Context) error { return r.run(ctx, view.nodes) })

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,9 +22,9 @@ import (
 // Command is what connects the streams of an exec with the agent's socket.
 var Command = []string{"stentor", "dial"}
 
-// Dial connects to the socket of the agent in the pod.
-func (c *Cluster) Dial(ctx context.Context, a Agent) (net.Conn, error) {
-	return c.Exec(ctx, c.namespace, a.Pod, Command, "the agent of node "+a.Node)
+// Dial connects to the socket of the agent in the pod; args are flags of Command.
+func (c *Cluster) Dial(ctx context.Context, a Agent, args ...string) (net.Conn, error) {
+	return c.Exec(ctx, c.namespace, a.Pod, slices.Concat(Command, args), "the agent of node "+a.Node)
 }
 
 // Exec runs a command in the first container of a pod. The connection is its
