@@ -75,6 +75,31 @@ func (a *allocator) known() map[identity.ID]label.Set {
 	return out
 }
 
+// labelsOf returns the labels of an identity of the cluster.
+func (a *allocator) labelsOf(id identity.ID) (label.Set, bool) {
+	if i, ok := a.table.Get(id.String()); ok {
+		return i.Labels, true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, i := range a.created {
+		if i.ID == id {
+			return i.Labels, true
+		}
+	}
+	return nil, false
+}
+
+// fresh lists the identities made here that the table may not have yet.
+func (a *allocator) fresh() (out []identity.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, i := range a.created {
+		out = append(out, i.ID)
+	}
+	return out
+}
+
 // ensure returns the number of the labels and makes one if there is none, if
 // possible the preferred one (0: any): an object that somebody deleted comes
 // back as it was. The table must have its first complete content.
