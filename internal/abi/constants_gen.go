@@ -66,6 +66,7 @@ const (
 	FlowClosing     = 4
 	FlowReplied     = 8
 	FlowMasqueraded = 16
+	FlowFromB       = 32768
 )
 
 // enum identity.

@@ -31,6 +31,7 @@ type enforcer struct {
 	endpoints *endpoints
 	ids       *allocator
 	checks    *checks
+	metrics   *metrics
 	past      *past
 	dp        Datapath
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
@@ -107,6 +108,7 @@ func (f *enforcer) step() error {
 		return err
 	}
 	same := f.around.read(f.tables)
+	f.reportNodes(len(f.around.nodes), f.around.conflicts)
 	whole := f.feed.whole || f.fresh || !same
 	f.feed.whole = true // until all of it is done
 	var out policy.Outcome
@@ -130,7 +132,11 @@ func (f *enforcer) step() error {
 		out = f.engine.Update(f.input(subjects, f.deriveAddresses(subjects)))
 	}
 	now, later := untilGrace(out.Ops)
-	if err := f.apply(now); err != nil {
+	err := f.apply(now)
+	if err != nil || len(now) > 0 {
+		f.metrics.countPolicy(err)
+	}
+	if err != nil {
 		return err
 	}
 	if whole {
@@ -275,6 +281,15 @@ func (f *enforcer) report(out policy.Outcome) {
 	default:
 		f.checks.ok("policy", "revision "+strconv.FormatUint(out.Revision, 10))
 	}
+}
+
+func (f *enforcer) reportNodes(count int, conflicts []string) {
+	if len(conflicts) == 0 {
+		f.checks.ok("nodes", strconv.Itoa(count)+" known")
+		return
+	}
+	f.checks.warn("nodes", few(conflicts), "the way to what is claimed twice, on the node that claims it",
+		"the node that had it first keeps it; correct the Node and CiliumNode objects")
 }
 
 // few names the first of a list that may be long.

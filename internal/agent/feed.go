@@ -49,7 +49,8 @@ func (d *feed) read(t *tables) (n news) {
 // surroundings are inputs that seldom change. What follows from them is derived
 // as a whole.
 type surroundings struct {
-	nodes      []node.Node
+	nodes      []node.Node // with the addresses that each keeps
+	conflicts  []string    // about addresses that several claim
 	hostIPs    []netip.Addr
 	apiServers []netip.Addr
 
@@ -65,8 +66,9 @@ func (s *surroundings) read(t *tables) bool {
 		return true
 	}
 	next := surroundings{
-		nodes: rowsOf(t.nodes), hostIPs: rowsOf(t.hostAddresses), apiServers: service.APIServers(endpointSlices), revisions: now, started: true,
+		hostIPs: rowsOf(t.hostAddresses), apiServers: service.APIServers(endpointSlices), revisions: now, started: true,
 	}
+	next.nodes, next.conflicts = settleClaims(rowsOf(t.nodes))
 	same := s.started && reflect.DeepEqual(s.nodes, next.nodes) && slices.Equal(s.hostIPs, next.hostIPs) && slices.Equal(s.apiServers, next.apiServers)
 	*s = next
 	return same

@@ -36,10 +36,10 @@ func newFeeder(t testing.TB, seed uint64) *feeder {
 	o := Options{IPv4: true, Routing: RoutingTunnel, RunDir: t.TempDir()}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	kernel := newFakeKernel(t)
-	m := newEndpoints(log, o, own.endpoints)
+	m := newEndpoints(log, o, newMetrics(), own.endpoints)
 	m.dp = kernel
 	return &feeder{raw: raw, own: own, r: rand.New(rand.NewPCG(seed, seed)), enforcer: &enforcer{
-		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m, past: &past{},
+		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m, past: &past{}, metrics: newMetrics(),
 		ids: newAllocator(nil, tables.identities), checks: newChecks(own.checks), dp: kernel, newEngine: newPolicyEngine,
 	}}
 }

@@ -57,6 +57,9 @@ type Cluster interface {
 	MarkReady(ctx context.Context) error
 	// PublishReport tells the operator what policy this node has in force.
 	PublishReport(ctx context.Context, r report.Report) error
+	// Tell makes an event on this node's object, or brings the one of the same
+	// reason and beginning up to date.
+	Tell(ctx context.Context, n Notice) error
 	// Version asks the server for its version, the cheapest call there is.
 	Version(ctx context.Context) (string, error)
 	// Host is the server's address.
@@ -86,6 +89,7 @@ type Datapath interface {
 	Dump(name string) (headings []string, rows [][]string, err error)
 	Maps() ([]MapInfo, error)
 	Metrics() ([]MetricRow, error)
+	Swept() SweepStats
 	Run(ctx context.Context) error
 	Close() error
 }

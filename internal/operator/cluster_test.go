@@ -67,7 +67,7 @@ func TestARealAPIServerTakesWhatWeWrite(t *testing.T) {
 			Namespace: "kube-system", Identity: "test", LeaseName: prefix + "lease", HealthAddress: "-",
 			PodRanges: small(), IdentityGCInterval: 100 * time.Millisecond, IdentityTimeout: time.Second, EndpointGCInterval: 500 * time.Millisecond,
 			Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		}, c)
+		}, c, newMetrics("test"))
 	}()
 	t.Cleanup(func() {
 		cancel()

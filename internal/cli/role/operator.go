@@ -82,6 +82,8 @@ func operatorOptions(f *command.Factory, dir string, flags map[string]string) (o
 		ClusterPolicies:    s.flag("enable-k8s-cluster-network-policy", false),
 		RemoveTaint:        s.flag("remove-cilium-node-taints", false),
 		HealthAddress:      s.text("operator-api-serve-addr"),
+		MetricsAddress:     s.text("operator-prometheus-serve-addr"),
+		Version:            f.Version,
 		Log:                logger(f.Streams, s.flag("debug", false)),
 	}
 	if s.flag("enable-ipv4", true) {
