@@ -59,6 +59,15 @@ static __always_inline int reachable(const struct party *to)
 	return 0;
 }
 
+/* Talk of the link that ends at the host: no policy sees it, so it goes no further. */
+static __always_inline int is_for_host(const struct __sk_buff *skb, const struct packet *p, const struct party *to)
+{
+	const __u8 *a = p->destination.b;
+
+	return is_on_link(skb) &&
+	       ((to->flags & IPCACHE_HOST) || (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || (a[0] == 0xff && a[1] == 2));
+}
+
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
  * key that allows p, SOLICITATION, ADVERTISEMENT, REJECT, or a drop reason. */
 __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
@@ -83,8 +92,10 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		return REASON_INVALID_SOURCE_MAC;
 	if (!(o->party[0].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
-	if (is_link_talk(p))
-		return ADVERTISEMENT;
+	if (is_link_talk(p)) {
+		party_find(&o->party[1], &p->destination);
+		return is_for_host(skb, p, &o->party[1]) ? ADVERTISEMENT : REASON_FORBIDDEN_ICMP6;
+	}
 	if (p->flags & PACKET_ICMP_ERROR)
 		return relate(skb, p, key);
 	reason = translate(skb, p, key);
@@ -218,11 +229,12 @@ __global int admit_to_pod(struct __sk_buff *skb, struct packet *p, struct flow_k
 	return admit(skb, p, key, o);
 }
 
-/* Neighbour discovery between the host and the pod stays on the veth. */
-static __always_inline int is_neighbor_discovery(const struct packet *p)
+/* Neighbour discovery between the host and the pod stays on the veth. What the
+ * host forwards for somebody else is none. */
+static __always_inline int is_neighbor_discovery(const struct __sk_buff *skb, const struct packet *p)
 {
 	return p->protocol == PROTO_ICMP6 &&
-	       (p->icmp_type == ICMP6_SOLICITATION || p->icmp_type == ICMP6_ADVERTISEMENT);
+	       (p->icmp_type == ICMP6_SOLICITATION || p->icmp_type == ICMP6_ADVERTISEMENT) && is_on_link(skb);
 }
 
 /* What the host's stack sends to a pod. */
@@ -242,7 +254,7 @@ int to_pod(struct __sk_buff *skb)
 	reason = parse(skb, &p);
 	if (unlikely(reason))
 		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
-	if (is_neighbor_discovery(&p))
+	if (is_neighbor_discovery(skb, &p))
 		return TC_ACT_OK;
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);

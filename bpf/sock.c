@@ -11,6 +11,7 @@
 enum {
 	REFUSE = 0,
 	PASS = 1,
+	PROTO_TCP = 6,
 	PROTO_UDP = 17,
 };
 
@@ -183,6 +184,48 @@ refuse:
 	return REFUSE;
 }
 
+/* The row of a TCP socket, which may still be another one's. */
+static __always_inline struct socket_row *socket_row(__u64 cookie)
+{
+	__u32 index = cookie & (SOCKET_ROWS - 1);
+
+	return bpf_map_lookup_elem(&socket_rows, &index);
+}
+
+/* Where the translation of the socket is to be written; NULL: nowhere. */
+static __always_inline struct socket_peer *remember(struct bpf_sock_addr *ctx)
+{
+	struct socket_row *row;
+	__u64 cookie;
+
+	if (ctx->protocol != PROTO_TCP)
+		return bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	cookie = bpf_get_socket_cookie(ctx);
+	row = socket_row(cookie);
+	if (!row)
+		return NULL;
+	row->cookie = cookie;
+	return &row->peer;
+}
+
+/* The translation of the socket; NULL: not known. */
+static __always_inline struct socket_peer *recall_udp(struct bpf_sock_addr *ctx)
+{
+	return bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, 0);
+}
+
+static __always_inline struct socket_peer *recall(struct bpf_sock_addr *ctx)
+{
+	struct socket_row *row;
+	__u64 cookie;
+
+	if (ctx->protocol != PROTO_TCP)
+		return recall_udp(ctx);
+	cookie = bpf_get_socket_cookie(ctx);
+	row = socket_row(cookie);
+	return row && row->cookie == cookie ? &row->peer : NULL;
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, int six)
 {
 	struct service_key vip = {};
@@ -192,7 +235,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int six)
 
 	if (!b)
 		return verdict;
-	peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	peer = remember(ctx);
 	if (peer) {
 		peer->backend = b->addr;
 		peer->vip = vip.vip;
@@ -226,10 +269,10 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int six)
 	return PASS;
 }
 
-/* The address in ctx is a backend's: gives back what the program asked for. */
-static __always_inline int reverse(struct bpf_sock_addr *ctx, int six)
+/* The address in ctx is a backend's: gives back what the program asked for. Peer
+ * is what is known of the socket, or NULL. */
+static __always_inline int reverse(struct bpf_sock_addr *ctx, int six, const struct socket_peer *peer)
 {
-	struct socket_peer *peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, 0);
 	struct socket_key key = {};
 	struct socket_vip *known;
 
@@ -275,25 +318,25 @@ int sock_sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int sock_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 0);
+	return reverse(ctx, 0, recall_udp(ctx));
 }
 
 SEC("cgroup/recvmsg6")
 int sock_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 1);
+	return reverse(ctx, 1, recall_udp(ctx));
 }
 
 SEC("cgroup/getpeername4")
 int sock_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 0);
+	return reverse(ctx, 0, recall(ctx));
 }
 
 SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 1);
+	return reverse(ctx, 1, recall(ctx));
 }
 
 /* The host's own programs leave the NodePorts alone: a connection to one would

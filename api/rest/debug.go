@@ -32,7 +32,7 @@ type Event struct {
 	Node       string     `json:"node,omitempty"`
 	Endpoint   uint16     `json:"endpoint,omitempty"`  // local endpoint that the packet is judged for
 	Direction  string     `json:"direction,omitempty"` // ingress or egress
-	Verdict    string     `json:"verdict,omitempty"`   // allow, deny, redirect
+	Verdict    string     `json:"verdict,omitempty"`   // allow, deny, redirect, audit
 	Reason     int        `json:"reason,omitempty"`    // number of the drop reason
 	ReasonText string     `json:"reasonText,omitempty"`
 	Point      string     `json:"point,omitempty"` // where it was seen: from_pod, to_pod, from_overlay, ...
@@ -69,5 +69,5 @@ const (
 	FilterRelated  = "related"  // either end
 	FilterPort     = "port"     // either end's port
 	FilterProtocol = "protocol" // TCP, UDP, ...
-	FilterVerdict  = "verdict"  // allow, deny, redirect
+	FilterVerdict  = "verdict"  // allow, deny, redirect, audit
 )

@@ -51,7 +51,8 @@ type PolicyObject struct {
 
 // SelectorIdentityMapping is a selector with the identities it selects.
 type SelectorIdentityMapping struct {
-	Selector   string  `json:"selector,omitempty"`
-	Identities []int64 `json:"identities,omitempty"`
-	Users      int64   `json:"users,omitempty"`
+	Selector   string   `json:"selector,omitempty"`
+	Identities []int64  `json:"identities,omitempty"`
+	Users      int64    `json:"users,omitempty"`    // how many policies
+	Policies   []string `json:"policies,omitempty"` // kind/namespace/name
 }

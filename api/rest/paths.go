@@ -5,24 +5,30 @@ package rest
 // DefaultSocket is where the agent listens on its node.
 const DefaultSocket = "/var/run/stentor/stentor.sock"
 
+// FlowSocket is the name of the socket beside it on which the agent serves flows.
+const FlowSocket = "hubble.sock"
+
 // Paths of the calls. Those that end in a slash are followed by a name or a number.
 const (
-	PathHealthz      = "/v1/healthz"       // GET StatusResponse; ?brief=true leaves out lists
-	PathConfig       = "/v1/config"        // GET DaemonConfiguration; PATCH DaemonConfigurationSpec
-	PathClusterNodes = "/v1/cluster/nodes" // GET ClusterNodeStatus
-	PathEndpoint     = "/v1/endpoint"      // GET []Endpoint
-	PathEndpointID   = "/v1/endpoint/"     // GET Endpoint; {id}, {id}/log, {id}/healthz, {id}/labels, {id}/config
-	PathIdentity     = "/v1/identity"      // GET []Identity; ?labels=source:key=value, repeated
-	PathIdentityID   = "/v1/identity/"     // GET Identity; "endpoints" gives []IdentityEndpoints
-	PathPolicy       = "/v1/policy"        // GET Policy
-	PathPolicyTrace  = "/v1/policy/trace"  // POST TraceRequest -> TraceResult
-	PathPolicyWhy    = "/v1/policy/why"    // POST Event -> TraceResult
-	PathIP           = "/v1/ip"            // GET []IPListEntry; ?cidr=
-	PathNodeIDs      = "/v1/node/ids"      // GET []NodeID
-	PathService      = "/v1/service"       // GET []Service
-	PathMap          = "/v1/map"           // GET BPFMapList
-	PathMapName      = "/v1/map/"          // GET BPFMap
-	PathMetrics      = "/v1/metrics/"      // GET []Metric
+	PathHealthz                = "/v1/healthz"                  // GET StatusResponse; ?brief=true leaves out lists
+	PathConfig                 = "/v1/config"                   // GET DaemonConfiguration; PATCH DaemonConfigurationSpec
+	PathClusterNodes           = "/v1/cluster/nodes"            // GET ClusterNodeStatus
+	PathEndpoint               = "/v1/endpoint"                 // GET []Endpoint
+	PathEndpointID             = "/v1/endpoint/"                // GET Endpoint; {id}, {id}/log, {id}/healthz, {id}/labels, {id}/config
+	PathIdentity               = "/v1/identity"                 // GET []Identity; ?labels=source:key=value, repeated
+	PathIdentityID             = "/v1/identity/"                // GET Identity; "endpoints" gives []IdentityEndpoints
+	PathPolicy                 = "/v1/policy"                   // GET Policy
+	PathPolicySelectors        = "/v1/policy/selectors"         // GET []SelectorIdentityMapping of peers
+	PathPolicySubjectSelectors = "/v1/policy/subject-selectors" // GET []SelectorIdentityMapping of subjects
+	PathPolicyValidate         = "/v1/policy/validate"          // POST ValidateRequest -> []ObjectFit
+	PathPolicyTrace            = "/v1/policy/trace"             // POST TraceRequest -> TraceResult
+	PathPolicyWhy              = "/v1/policy/why"               // POST Event -> TraceResult
+	PathIP                     = "/v1/ip"                       // GET []IPListEntry; ?cidr=
+	PathNodeIDs                = "/v1/node/ids"                 // GET []NodeID
+	PathService                = "/v1/service"                  // GET []Service
+	PathMap                    = "/v1/map"                      // GET BPFMapList
+	PathMapName                = "/v1/map/"                     // GET BPFMap
+	PathMetrics                = "/v1/metrics/"                 // GET []Metric
 
 	PathDB      = "/v1/db"      // GET []TableInfo
 	PathDBTable = "/v1/db/"     // GET Table

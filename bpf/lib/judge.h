@@ -65,7 +65,7 @@ __global int judge(struct packet *p, const struct question *q)
 			p->verdict = entry->verdict;
 		}
 	}
-	if (p->verdict == VERDICT_ALLOW)
+	if (p->verdict == VERDICT_ALLOW || p->verdict == VERDICT_AUDIT)
 		return 0;
 	/* No proxy takes connections on this node yet: a redirect fails closed. */
 	p->verdict = VERDICT_DENY;

@@ -38,6 +38,7 @@ enum policy_verdict {
 	VERDICT_DENY = 0,
 	VERDICT_ALLOW = 1,
 	VERDICT_REDIRECT = 2,
+	VERDICT_AUDIT = 3, /* passes; told as what would be denied */
 };
 
 /* Peer -> class. BPF_F_MMAPABLE: the agent changes it by plain aligned stores. */
@@ -97,7 +98,7 @@ struct {
 /* Identity -> peer, for the identity in a tunnel header. Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, __u32);

@@ -67,6 +67,7 @@ const (
 	FlowClosing     = 4
 	FlowReplied     = 8
 	FlowMasqueraded = 16
+	FlowFromB       = 32768
 )
 
 // enum identity.
@@ -158,6 +159,7 @@ const (
 	VerdictDeny     = 0
 	VerdictAllow    = 1
 	VerdictRedirect = 2
+	VerdictAudit    = 3
 )
 
 // enum reason.
@@ -268,6 +270,7 @@ const (
 	MapServices         = "services"
 	MapSets             = "sets"
 	MapSocketPeers      = "socket_peers"
+	MapSocketRows       = "socket_rows"
 	MapSocketVIPs       = "socket_vips"
 	MapSourceRanges     = "source_ranges"
 )

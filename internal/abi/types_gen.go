@@ -75,27 +75,21 @@ type FlowKey struct {
 	Pad      uint16
 }
 
-// Flow is struct flow, 96 bytes.
+// Flow is struct flow, 80 bytes.
 type Flow struct {
 	_           structs.HostLayout
 	Side        [2]uint64
-	Created     uint32
 	Last        uint32
 	Endpoint    [2]uint16
 	Node        uint16
 	Flags       uint16
-	Initiator   uint8
 	TCP         [2]uint8
-	Pad         uint8
 	ProxyPort   uint16
-	Pad2        uint16
+	Service     uint32
 	Identity    [2]uint32
 	Incarnation [2]uint32
-	Report      uint32
-	Service     uint32
 	Packets     [2]uint32
 	Shard       [2]uint16
-	_           [4]byte
 	Bytes       [2]uint64
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 	"github.com/stentor-net/stentor/internal/rpc"
 	"github.com/stentor-net/stentor/internal/service"
 )
@@ -47,6 +48,7 @@ type fakeCluster struct {
 	down     error
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
+	notices  []Notice
 }
 
 func newFakeCluster() *fakeCluster {
@@ -185,9 +187,16 @@ func (c *fakeCluster) MarkReady(context.Context) error {
 	return nil
 }
 
-func (c *fakeCluster) PublishPolicyStatus(context.Context, policy.Object, bool, string) error {
+func (c *fakeCluster) PublishReport(context.Context, report.Report) error {
 	return nil
 }
+func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notices = append(c.notices, n)
+	return c.down
+}
+
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
 func (c *fakeCluster) Host() string                            { return "https://172.30.0.1:6443" }
 
@@ -385,6 +394,7 @@ func (k *fakeKernel) Dump(name string) ([]string, [][]string, error) {
 	return []string{"ID"}, [][]string{{"1"}}, nil
 }
 func (k *fakeKernel) Maps() ([]MapInfo, error) { return []MapInfo{{Name: "endpoints", Max: 4096}}, nil }
+func (k *fakeKernel) Swept() SweepStats        { return SweepStats{Runs: 2, Alive: 5, Deleted: 1} }
 func (k *fakeKernel) Metrics() ([]MetricRow, error) {
 	return []MetricRow{{Reason: 133, ReasonText: "Policy denied", Packets: 3}}, nil
 }
@@ -408,29 +418,6 @@ func (k *fakeKernel) fail(method string, err error) {
 	k.refuse[method] = err
 }
 
-// fakeEngine gives every endpoint its row, only when it differs, as the real one does.
-type fakeEngine struct {
-	rows map[uint16]policy.EndpointRow
-}
-
-func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
-	out := policy.Outcome{Revision: 1, Endpoints: map[uint16]policy.SubjectOutcome{}}
-	for _, o := range in.Objects {
-		out.Objects = append(out.Objects, policy.ObjectStatus{Key: o.Key(), Valid: o.Err == "", Reason: o.Err})
-	}
-	next := map[uint16]policy.EndpointRow{}
-	for _, s := range in.Subjects {
-		row := policy.EndpointRow{Identity: s.Identity}
-		next[s.Endpoint] = row
-		out.Endpoints[s.Endpoint] = policy.SubjectOutcome{Row: row, EnforcingIngress: len(in.Objects) > 0}
-		if old, ok := e.rows[s.Endpoint]; !ok || old != row {
-			out.Ops = append(out.Ops, policy.SetEndpoint{Endpoint: s.Endpoint, Row: row})
-		}
-	}
-	e.rows = next
-	return out
-}
-
 // lab is one node with an agent that can be stopped and started.
 type lab struct {
 	t       testing.TB
@@ -441,16 +428,23 @@ type lab struct {
 	client  rpc.Client
 	stop    func() error
 	mode    atomic.Value // enable-policy of the latest engine
+	hostIPs []netip.Addr
+	rest    string       // ipam-rest; "": the default
+	audit   atomic.Bool  // audit mode of the latest engine
+	audited atomic.Int32 // endpoints in audit mode in its latest input
 }
 
 func newLab(t testing.TB) *lab {
 	dir := t.TempDir()
-	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
+	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), hostIPs: addrs("172.30.0.11"), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
 }
 
 func (l *lab) options() Options {
+	if l.rest == "" {
+		l.rest = "30s"
+	}
 	o, err := Load(Sources{Flags: map[string]string{
-		"node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
+		"ipam-rest": l.rest, "node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
 		"write-cni-conf-when-ready": filepath.Join(l.dir, "net.d", "05-stentor.conflist"),
 		"cluster-health-port":       "0", "agent-health-port": "0", "cni-add-timeout": "20s",
 	}})
@@ -471,10 +465,13 @@ func (l *lab) launch() {
 	l.t.Helper()
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
+		askEvery:      20 * time.Millisecond,
+		hostAddresses: func() ([]netip.Addr, error) { return l.hostIPs, nil },
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
 		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)
-			return &fakeEngine{rows: s.Endpoints}, nil
+			l.audit.Store(o.Audit)
+			return &fakeEngine{rows: s.Endpoints, audited: &l.audited}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -120,7 +120,7 @@ var points = []string{
 	abi.PointFromNetwork: "from-network", abi.PointToNetwork: "to-network",
 }
 
-var verdicts = []string{abi.VerdictDeny: "deny", abi.VerdictAllow: "allow", abi.VerdictRedirect: "redirect"}
+var verdicts = []string{abi.VerdictDeny: "deny", abi.VerdictAllow: "allow", abi.VerdictRedirect: "redirect", abi.VerdictAudit: "audit"}
 
 func (m *monitor) enrich(e Event) rest.Event {
 	out := rest.Event{

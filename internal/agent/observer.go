@@ -18,6 +18,7 @@ import (
 
 	flowpb "github.com/stentor-net/stentor/api/flow"
 	observerpb "github.com/stentor-net/stentor/api/observer"
+	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/flow"
 	"github.com/stentor-net/stentor/internal/observe"
 )
@@ -62,7 +63,7 @@ func (v *observer) Run(ctx context.Context) error {
 		l.TLS = t
 	}
 	if l.Socket == "" {
-		l.Socket = filepath.Join(filepath.Dir(v.opts.SocketPath), "hubble.sock")
+		l.Socket = filepath.Join(filepath.Dir(v.opts.SocketPath), rest.FlowSocket)
 	}
 	if err := os.MkdirAll(filepath.Dir(l.Socket), 0o755); err != nil {
 		return fmt.Errorf("flows: %w", err)

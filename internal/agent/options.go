@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -67,7 +67,10 @@ type Options struct {
 	AddressRest     time.Duration
 	Enforcement     string   // policy.Enforce*
 	AllowLocalhost  string   // auto, always, policy
-	CIDRMatch       []string // nodes
+	CIDRMatch       []string // nodes, pods
+	PolicyAudit     bool
+	ClusterPolicies bool // ClusterNetworkPolicy
+	NodeLabels      bool // identities of nodes have their labels
 	LabelFilterText string
 
 	SocketPath    string
@@ -79,6 +82,7 @@ type Options struct {
 	CNIChaining   string // Chaining*
 	CNIExclusive  bool
 	CustomCNIConf bool
+	MetricsAddr   string // host:port where Prometheus scrapes; empty: nowhere
 	HealthPort    uint16 // of healthz on the loopback address
 	ProbePort     uint16 // on which nodes answer each other's probes; 0: no probes
 	ProbeInterval time.Duration
@@ -105,12 +109,15 @@ func (o *Options) validate() error {
 		return fmt.Errorf("ipv6-native-routing-cidr: %s is not an IPv6 prefix", o.NativeCIDR6)
 	}
 	for _, m := range o.CIDRMatch {
-		if m != "nodes" {
-			return fmt.Errorf("policy-cidr-match-mode: %q is not nodes", m)
+		if m != "nodes" && m != "pods" {
+			return fmt.Errorf("policy-cidr-match-mode: %q is not one of nodes, pods", m)
 		}
 	}
 	if o.MTU != 0 && (o.MTU < 1280 || o.MTU > 65535) {
 		return fmt.Errorf("mtu: %d is not within 1280..65535", o.MTU)
+	}
+	if err := checkMetricsAddr(o.MetricsAddr); err != nil {
+		return err
 	}
 	if err := o.Service.parse(); err != nil {
 		return err
@@ -126,8 +133,9 @@ func (o *Options) validate() error {
 func (o *Options) policyOptions() policy.Options {
 	return policy.Options{
 		Enforcement: o.Enforcement, AllowLocalhost: o.AllowLocalhost, Cluster: o.ClusterName,
-		CIDRMatchNodes: strings.Contains(strings.Join(o.CIDRMatch, ","), "nodes"),
-		IPv4:           o.IPv4, IPv6: o.IPv6,
+		CIDRMatchNodes: slices.Contains(o.CIDRMatch, "nodes"), CIDRMatchPods: slices.Contains(o.CIDRMatch, "pods"),
+		NodeLabels: o.NodeLabels, Audit: o.PolicyAudit,
+		IPv4: o.IPv4, IPv6: o.IPv6,
 	}
 }
 

@@ -66,7 +66,7 @@ func (a *Agent) endpointPart(path string) (any, error) {
 	case "labels":
 		return rest.LabelConfiguration{Spec: &rest.LabelConfigurationSpec{}, Status: full.Status.Labels}, nil
 	default:
-		return rest.EndpointConfigurationStatus{Realized: &rest.EndpointConfigurationSpec{}}, nil
+		return rest.EndpointConfigurationStatus{Realized: endpointConfig(e)}, nil
 	}
 }
 
@@ -123,7 +123,7 @@ func (a *Agent) restEndpoint(e endpoint.Endpoint) rest.Endpoint {
 		Labels: &rest.LabelConfigurationStatus{
 			Realized: &rest.LabelConfigurationSpec{}, SecurityRelevant: e.Labels.Strings(),
 		},
-		Realized: &rest.EndpointConfigurationSpec{},
+		Realized: endpointConfig(e),
 		Networking: &rest.EndpointNetworking{
 			Addressing: []rest.AddressPair{pair}, HostMAC: macText(e.NodeMAC), MAC: macText(e.MAC),
 			InterfaceName: e.Interface, InterfaceIndex: int64(e.IfIndex), ContainerInterfaceName: e.ContainerIfName,

@@ -3,11 +3,8 @@
 package agent
 
 import (
-	"encoding/json"
-	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/stentor-net/stentor/api/rest"
@@ -90,35 +87,6 @@ func (a *Agent) nodeIDs() (any, error) {
 	return out, nil
 }
 
-// policy returns the objects with what became of them.
-func (a *Agent) policy() (any, error) {
-	selects := map[string][]uint16{}
-	revision := uint64(0)
-	for _, e := range a.tables.endpoints.Snapshot().All() {
-		revision = max(revision, e.PolicyRevision)
-		for _, key := range a.endpoints.policiesOf(e.ID) {
-			selects[key] = append(selects[key], e.ID)
-		}
-	}
-	list := []rest.PolicyObject{}
-	for key, o := range a.tables.policies.Snapshot().All() {
-		p := rest.PolicyObject{
-			Kind: string(o.Kind), Namespace: o.Namespace, Name: o.Name, Generation: o.Generation,
-			Reason: o.Err, Endpoints: selects[key], Object: o.Spec,
-		}
-		if v, ok := a.tables.verdicts.Get(key); ok {
-			p.Valid, p.Reason = v.Valid, v.Reason
-		}
-		slices.Sort(p.Endpoints)
-		list = append(list, p)
-	}
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	return rest.Policy{Revision: int64(revision), Policy: string(text)}, nil
-}
-
 func (a *Agent) serviceList() []rest.Service {
 	out := []rest.Service{}
 	for _, f := range a.tables.frontends.Snapshot().All() {
@@ -171,50 +139,6 @@ func (a *Agent) mapNamed(name string) (any, error) {
 		}
 	}
 	return nil, notFound("there is no map %s", name)
-}
-
-func (a *Agent) metrics() (any, error) {
-	dp, err := a.datapath()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := dp.Metrics()
-	if err != nil {
-		return nil, err
-	}
-	out := []rest.Metric{}
-	for _, r := range rows {
-		direction := "EGRESS"
-		if r.Ingress {
-			direction = "INGRESS"
-		}
-		labels := map[string]string{"direction": direction}
-		packets, bytes := "cilium_forward_count_total", "cilium_forward_bytes_total"
-		if r.Reason != 0 {
-			packets, bytes = "cilium_drop_count_total", "cilium_drop_bytes_total"
-			labels["reason"] = r.ReasonText
-		}
-		out = append(out, rest.Metric{Name: packets, Value: float64(r.Packets), Labels: labels},
-			rest.Metric{Name: bytes, Value: float64(r.Bytes), Labels: labels})
-	}
-	return append(out, a.ownMetrics()...), nil
-}
-
-// ownMetrics count what the tables hold.
-func (a *Agent) ownMetrics() []rest.Metric {
-	states := map[string]int{}
-	for _, e := range a.tables.endpoints.Snapshot().All() {
-		states[string(e.State)]++
-	}
-	out := []rest.Metric{
-		{Name: "cilium_endpoint", Value: float64(a.tables.endpoints.Snapshot().Len())},
-		{Name: "cilium_identity", Value: float64(a.tables.identities.Snapshot().Len()), Labels: map[string]string{"type": "cluster_local"}},
-		{Name: "cilium_policy", Value: float64(a.tables.policies.Snapshot().Len())},
-	}
-	for _, s := range slices.Sorted(maps.Keys(states)) {
-		out = append(out, rest.Metric{Name: "cilium_endpoint_state", Value: float64(states[s]), Labels: map[string]string{"endpoint_state": s}})
-	}
-	return out
 }
 
 func (a *Agent) tableList() []rest.TableInfo {

@@ -70,7 +70,10 @@ var schema = []Key{
 	text("k8s-service-proxy-name", "", "Value of the label service.kubernetes.io/service-proxy-name of the Services that are carried out; empty: those without it.", func(o *Options) *string { return &o.Service.ProxyName }),
 
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
-	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes.", func(o *Options) *[]string { return &o.CIDRMatch }),
+	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),
+	flag("enable-k8s-cluster-network-policy", "false", "Carry out ClusterNetworkPolicy objects (policy.networking.k8s.io/v1alpha2), once their kind is defined.", func(o *Options) *bool { return &o.ClusterPolicies }),
+	flag("enable-node-selector-labels", "false", "Give each set of labels of nodes an identity, so that fromNodes and toNodes can select them.", func(o *Options) *bool { return &o.NodeLabels }),
+	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes, pods.", func(o *Options) *[]string { return &o.CIDRMatch }),
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
 
@@ -100,6 +103,8 @@ var schema = []Key{
 	port("cluster-health-port", "4240", "TCP port on which nodes answer each other's probes; 0: no probes.", func(o *Options) *uint16 { return &o.ProbePort }),
 	duration("health-probe-interval", "10s", "Time between two probes of the same node.", func(o *Options) *time.Duration { return &o.ProbeInterval }),
 
+	text("prometheus-serve-addr", "", "Where Prometheus scrapes /metrics, such as :9962; empty: nowhere.", func(o *Options) *string { return &o.MetricsAddr }),
+
 	operator("cluster-pool-ipv4-cidr", "10.0.0.0/8", "Ranges of the cluster out of which nodes get theirs."),
 	operator("cluster-pool-ipv4-mask-size", "24", "Length of a node's range."),
 	operator("cluster-pool-ipv6-cidr", "fd00::/104", "Ranges of the cluster out of which nodes get theirs."),
@@ -110,6 +115,7 @@ var schema = []Key{
 	operator("skip-crd-creation", "false", "Leave the CustomResourceDefinitions to somebody else."),
 	operator("remove-cilium-node-taints", "false", "Remove the taint of nodes that have pod ranges, for agents without the right to change nodes."),
 	operator("k8s-namespace", "", "Namespace of the operator's Lease; empty: the variable K8S_NAMESPACE."),
+	operator("operator-prometheus-serve-addr", "", "Where Prometheus scrapes /metrics of the operator, such as :9963; empty: nowhere."),
 	operator("operator-api-serve-addr", "127.0.0.1:9234", "Where the operator answers /healthz and /readyz; -: nowhere."),
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 	"github.com/stentor-net/stentor/internal/cli/config"
+	"github.com/stentor-net/stentor/internal/cli/connectivity"
 	"github.com/stentor-net/stentor/internal/cli/db"
 	"github.com/stentor-net/stentor/internal/cli/endpoint"
 	"github.com/stentor-net/stentor/internal/cli/identity"
@@ -36,6 +38,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/metric"
 	"github.com/stentor-net/stentor/internal/cli/monitor"
 	"github.com/stentor-net/stentor/internal/cli/node"
+	"github.com/stentor-net/stentor/internal/cli/observe"
 	"github.com/stentor-net/stentor/internal/cli/policy"
 	"github.com/stentor-net/stentor/internal/cli/role"
 	"github.com/stentor-net/stentor/internal/cli/service"
@@ -68,14 +71,14 @@ func Main(name string, args []string) int {
 	return command.ExitCode(err)
 }
 
-// program is the name by which the CLI speaks of itself: those who know it as
-// cilium or cilium-dbg may link it under that name.
+// program is the name by which the CLI speaks of itself: those who know its
+// commands by another name may link it under that, as the image does.
 func program(name string) string {
 	switch base := filepath.Base(name); base {
-	case "cilium", "cilium-dbg":
+	case "cilium", "cilium-dbg", "hubble":
 		return base
 	}
-	return "stentor"
+	return own
 }
 
 // explain says what went wrong and, where it helps, what to do.
@@ -143,7 +146,7 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 		root.AddCommand(cmds...)
 	}
 	add("look", status.NewCmd(f, nil), endpoint.NewCmd(f), identity.NewCmd(f), ip.NewCmd(f), node.NewCmd(f),
-		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), metric.NewCmd(f))
+		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), observe.NewCmd(f, nil), metric.NewCmd(f), connectivity.NewCmd(f))
 	add("datapath", bpf.NewCmd(f), bpfmap.NewCmd(f), db.NewCmd(f), api.NewCmd(f, nil))
 	add("change", config.NewCmd(f), install.NewCmd(f, nil), cleanup.NewCmd(f, nil))
 	add("run", role.NewCmdAgent(f, nil), role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))
@@ -152,8 +155,27 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 	root.SetCompletionCommandGroupID("run")
 	completion(root)
 	usageErrors(root)
+	speakAs(f.Program, root)
 	return root
 }
+
+// speakAs writes the name that was typed into what the help says.
+func speakAs(program string, cmd *cobra.Command) {
+	if program == own {
+		return
+	}
+	for _, text := range []*string{&cmd.Example, &cmd.Long} {
+		*text = ownName.ReplaceAllString(*text, "${1}"+program+" ")
+	}
+	for _, sub := range cmd.Commands() {
+		speakAs(program, sub)
+	}
+}
+
+// own is the name of the program, ownName a call of it in a text.
+const own = "stentor"
+
+var ownName = regexp.MustCompile("(?m)(^  |`)" + own + " ")
 
 // completion adds cobra's command now, so that it follows our rules too.
 func completion(root *cobra.Command) {

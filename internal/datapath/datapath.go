@@ -10,7 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/datapath/link"
 	"github.com/stentor-net/stentor/internal/datapath/load"
@@ -32,7 +35,11 @@ type Datapath struct {
 	cfg      Config
 	links    *link.Node
 	programs *load.Programs
-	nodes    []NodeRow // of the last SetNodes
+	nodes    []NodeRow             // of the last SetNodes
+	foreign  map[load.Foreign]bool // programs of others that the log has told of
+
+	sweptMu sync.Mutex
+	swept   SweepStats
 }
 
 // Start brings the datapath of the node up, or takes over the one that runs:
@@ -45,6 +52,9 @@ func Start(ctx context.Context, log *slog.Logger, cfg Config) (*Datapath, error)
 	}
 	d := &Datapath{log: log}
 	if err := d.start(ctx, cfg); err != nil {
+		if errors.Is(err, unix.EPERM) && !strings.Contains(err.Error(), load.Rights) {
+			err = fmt.Errorf("%w: %s", err, load.Rights)
+		}
 		return nil, errors.Join(fmt.Errorf("start datapath: %w", err), d.Close())
 	}
 	return d, nil
@@ -65,10 +75,7 @@ func (d *Datapath) start(ctx context.Context, cfg Config) error {
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
-	foreign, err := d.programs.Foreign()
-	if len(foreign) > 0 {
-		d.log.Info("programs of others share our hooks", "filters", foreign)
-	}
+	err = d.tellForeign()
 	devices := d.links.Devices()
 	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", cfg.Tunnel, "kernel", load.Release())
 	return err

@@ -5,6 +5,9 @@ package datapath
 import (
 	"context"
 	"time"
+
+	"github.com/stentor-net/stentor/internal/datapath/load"
+	"github.com/stentor-net/stentor/internal/datapath/maps"
 )
 
 // How often Run does what.
@@ -46,7 +49,9 @@ func (d *Datapath) Run(ctx context.Context) error {
 
 func (d *Datapath) sweep() {
 	d.tables.SettleServices()
+	start := time.Now()
 	r, err := d.tables.Sweep()
+	d.countSweep(r, time.Since(start), err)
 	if err != nil {
 		d.log.Warn("tables not swept", "error", err)
 		return
@@ -55,6 +60,17 @@ func (d *Datapath) sweep() {
 		d.log.Warn("flow table is nearly full: unanswered flows ended early", "flows", r.Flows, "ended", r.Early)
 	}
 	d.log.Debug("swept", "flows", r.Flows, "nat", r.NAT, "serviceFlows", r.ServiceFlows, "expired", r.Expired)
+}
+
+func (d *Datapath) countSweep(r maps.Swept, took time.Duration, err error) {
+	d.sweptMu.Lock()
+	defer d.sweptMu.Unlock()
+	if err != nil {
+		d.swept.Failures++
+		return
+	}
+	d.swept.Runs++
+	d.swept.Alive, d.swept.Deleted, d.swept.Took = r.Flows+r.NAT+r.ServiceFlows, r.Expired+r.Early, took
 }
 
 // Repair puts right what someone else has changed; Run calls it regularly.
@@ -105,5 +121,34 @@ func (d *Datapath) reattach() error {
 			}
 		}
 	}
+	return d.tellForeign()
+}
+
+// tellForeign tells once of each program of somebody else on our hooks. What
+// comes before ours keeps packets from policy: whether it may is for a person to say.
+func (d *Datapath) tellForeign() error {
+	devices := d.programs.NodeDevices()
+	for _, e := range d.tables.Endpoints() {
+		if d.links.IsPod(e.IfIndex) {
+			devices = append(devices, e.IfIndex)
+		}
+	}
+	found, err := d.programs.Foreign(devices...)
+	if err != nil {
+		return err
+	}
+	now := map[load.Foreign]bool{}
+	for _, f := range found {
+		now[f] = true
+		switch {
+		case d.foreign[f]:
+		case f.IsBefore:
+			d.log.Warn("a program of somebody else sees packets before ours does: what it passes or drops is past policy; remove it unless that is wanted",
+				"device", f.Device, "program", f.String())
+		default:
+			d.log.Info("a program of somebody else shares a hook with ours", "device", f.Device, "program", f.String())
+		}
+	}
+	d.foreign = now
 	return nil
 }

@@ -104,6 +104,7 @@ type Endpoint struct {
 	MAC, NodeMAC    [6]byte // inside the pod; the host's side
 	IPv4, IPv6      netip.Addr
 	Ports           []Port
+	Audit           bool // what policy denies it passes, and is told
 	Created         time.Time
 	Labels          label.Set // identity-relevant
 	Identity        identity.ID

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -82,7 +83,7 @@ func TestAPolicyThatDoesNotDecodeStopsNoOther(t *testing.T) {
 	s.Put("apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/wide", `{"metadata":{"generation":1},"specs":[{"nodeSelector":{},"egress":[{}]}]}`)
 	s.Put("apis/networking.k8s.io/v1/namespaces/default/networkpolicies/plain", `{"metadata":{"generation":1},"spec":{"podSelector":{}}}`)
 	tab, w := policy.NewTable()
-	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), w) })
+	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), false, w) })
 	<-tab.Synced()
 	var keys []string
 	for k := range tab.Snapshot().All() {
@@ -119,7 +120,7 @@ func TestPoliciesAreNotSyncedBeforeAllKindsAre(t *testing.T) {
 	s.Fail(func(_, path string) bool { return strings.Contains(path, "ciliumclusterwide") })
 	s.Put("apis/networking.k8s.io/v1/namespaces/default/networkpolicies/plain", `{"spec":{"podSelector":{}}}`)
 	tab, w := policy.NewTable()
-	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), w) })
+	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), false, w) })
 	until(t, tab, func(x table.Snapshot[policy.Object]) bool { return x.Len() == 1 })
 	select {
 	case <-tab.Synced():
@@ -128,6 +129,51 @@ func TestPoliciesAreNotSyncedBeforeAllKindsAre(t *testing.T) {
 	}
 	s.Fail(nil)
 	<-tab.Synced()
+}
+
+func TestAKindThatIsDefinedLaterIsPickedUpThen(t *testing.T) {
+	s := k8stest.New(t)
+	const path = "apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/"
+	s.Undefine("clusternetworkpolicies")
+	s.Put("apis/networking.k8s.io/v1/namespaces/default/networkpolicies/plain", `{"spec":{"podSelector":{}}}`)
+	tab, w := policy.NewTable()
+	run(t, func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, s.Client(), true, w) })
+	<-tab.Synced()
+	if n := tab.Snapshot().Len(); n != 1 {
+		t.Errorf("%d policies before the kind is defined", n)
+	}
+	s.Put(path+"good", `{"metadata":{"generation":1,"annotations":{"policy.stentor.io/audit-mode":"true"}},
+		"spec":{"tier":"Admin","priority":7,"subject":{"namespaces":{}},"ingress":[{"action":"Deny","from":[{"namespaces":{}}]}]}}`)
+	s.Put(path+"bad", `{"spec":{"tier":"Admin","priority":"high"}}`)
+	s.Define("clusternetworkpolicies")
+	until(t, tab, func(x table.Snapshot[policy.Object]) bool { return x.Len() == 3 })
+	good, _ := tab.Get("ClusterNetworkPolicy//good")
+	if o, ok := good.Spec.(*npa.ClusterNetworkPolicy); !ok || o.Spec.Priority != 7 || len(o.Spec.Ingress) != 1 || !good.Audit {
+		t.Errorf("%+v", good)
+	}
+	if bad, _ := tab.Get("ClusterNetworkPolicy//bad"); !strings.Contains(bad.Err, "priority") {
+		t.Errorf("bad policy: %q", bad.Err)
+	}
+	s.Put(path+"good", `{"metadata":{"generation":1},"spec":{"tier":"Admin","priority":7,"subject":{"namespaces":{}}}}`)
+	until(t, tab, func(x table.Snapshot[policy.Object]) bool {
+		o, _ := x.Get("ClusterNetworkPolicy//good")
+		return !o.Audit
+	})
+}
+
+func TestCIDRGroupsBecomeRowsAndNoneWhileTheirKindIsNotDefined(t *testing.T) {
+	s := k8stest.New(t)
+	s.Undefine("ciliumcidrgroups")
+	tab, w := policy.NewGroupTable()
+	run(t, func(ctx context.Context) error { return k8s.ReflectGroups(ctx, s.Client(), w) })
+	<-tab.Synced()
+	s.Put("apis/cilium.io/v2/ciliumcidrgroups/g", `{"metadata":{"labels":{"zone":"lab"}},"spec":{"externalCIDRs":["192.0.2.0/24","oops"]}}`)
+	s.Define("ciliumcidrgroups")
+	until(t, tab, func(x table.Snapshot[policy.Group]) bool { return x.Len() == 1 })
+	_, rows := tab.Describe()
+	if d := cmp.Diff([][]string{{"g", "cidrgroup:g cidrgroup:zone=lab", "192.0.2.0/24,oops"}}, rows); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestIdentitiesOfOtherScopesAreLeftAlone(t *testing.T) {
@@ -178,6 +224,25 @@ func TestANodeRowHoldsWhatOthersNeedToReachIt(t *testing.T) {
 	_, rows := tab.Describe()
 	if d := cmp.Diff([][]string{{"n1", "172.30.0.11,fd30::11", "10.0.0.1", "10.0.0.0/24,fd00::/112", "true"}}, rows); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestOnlyWhatCountsOfANodeObjectChangesItsRow(t *testing.T) {
+	s := k8stest.New(t)
+	node1 := func(labels, conditions string) {
+		s.Put("api/v1/nodes/n1", fmt.Sprintf(`{"metadata":{"labels":{%s}},"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.11"}],"conditions":[%s]}}`, labels, conditions))
+	}
+	node1(`"zone":"a"`, "")
+	tab, w := node.NewMachineTable()
+	run(t, func(ctx context.Context) error { return k8s.ReflectMachine(ctx, s.Client(), "n1", w) })
+	<-tab.Synced()
+	first, _ := tab.Get("n1")
+	before := tab.Snapshot().Revision()
+	node1(`"zone":"a"`, `{"type":"Ready","status":"True"}`)
+	node1(`"zone":"b"`, `{"type":"Ready","status":"True"}`)
+	until(t, tab, func(x table.Snapshot[node.Machine]) bool { m, _ := x.Get("n1"); return m.Says != first.Says })
+	if got := tab.Snapshot().Revision(); got != before+1 {
+		t.Errorf("%d commits for one change that counts", got-before)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // Group versions of the kinds below.
 var (
 	ciliumGroup     = schema.GroupVersion{Group: ciliumv2.Group, Version: ciliumv2.Version}
+	policyGroup     = schema.GroupVersion{Group: "policy.networking.k8s.io", Version: "v1alpha2"}
 	definitionGroup = schema.GroupVersion{Group: "apiextensions.k8s.io", Version: "v1"}
 )
 
@@ -27,6 +28,7 @@ func newScheme() *runtime.Scheme {
 		corev1.SchemeGroupVersion: {
 			&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{},
 			&corev1.Namespace{}, &corev1.NamespaceList{}, &corev1.Service{}, &corev1.ServiceList{},
+			&corev1.Event{}, &corev1.EventList{},
 		},
 		discoveryv1.SchemeGroupVersion:  {&discoveryv1.EndpointSlice{}, &discoveryv1.EndpointSliceList{}},
 		networkingv1.SchemeGroupVersion: {&networkingv1.NetworkPolicy{}, &networkingv1.NetworkPolicyList{}},
@@ -44,10 +46,11 @@ func newScheme() *runtime.Scheme {
 		metav1.AddToGroupVersion(s, group)
 	}
 	// Policies are kept as text until they are converted: see rawPolicy.
-	for _, kind := range []string{"CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"} {
-		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind), &rawPolicy{})
-		s.AddKnownTypeWithName(ciliumGroup.WithKind(kind+"List"), &rawPolicyList{})
+	for _, k := range []Kind[*rawPolicy]{ciliumPolicies, ciliumClusterwidePolicies, clusterPolicies} {
+		s.AddKnownTypeWithName(k.group.WithKind(k.name), &rawPolicy{})
+		s.AddKnownTypeWithName(k.group.WithKind(k.name+"List"), &rawPolicyList{})
 	}
+	metav1.AddToGroupVersion(s, policyGroup)
 	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinition"), &Definition{})
 	s.AddKnownTypeWithName(definitionGroup.WithKind("CustomResourceDefinitionList"), &DefinitionList{})
 	metav1.AddToGroupVersion(s, definitionGroup)

@@ -15,6 +15,7 @@ type item struct {
 	rule  *rule
 	ports []portRange // nil: everything
 	also  *selector   // peers must match this, too: they give the named port this number
+	maybe bool        // of a pass: whether it matches is not known
 
 	folded string
 }
@@ -23,7 +24,7 @@ type item struct {
 func (it *item) key() string {
 	if it.folded == "" {
 		r := it.rule
-		it.folded = fmt.Sprint(r.tier, r.priority, r.verdict, it.ports == nil, it.ports)
+		it.folded = fmt.Sprint(r.tier, r.priority, r.verdict, r.audit, it.maybe, it.ports == nil, it.ports)
 		if r.l7 != nil {
 			it.folded += r.l7.key
 		}
@@ -62,30 +63,81 @@ func rank(v Verdict) int {
 	return 0 // pass
 }
 
+// fallback is the answer where no rule decides.
+type fallback struct {
+	normal  bool // rules of tierNormal put the endpoints under default deny: later tiers are not asked
+	always  bool // deny after the last tier (enable-policy)
+	audited bool // normal, but only by rules that are audited
+	audit   bool // the endpoint or the agent is audited: no deny counts
+}
+
 // judge gives the answer of a slot's items for a protocol and a port (-1: no
-// port known), and the items that decided. Without any it is the base verdict.
-func judge(items []*item, base Verdict, protocol uint8, port int) (Verdict, []*item) {
-	tier, passed := uint8(0), true
-	for passed {
-		var best *item
-		next := uint8(255)
-		for _, it := range items {
-			if t := it.rule.tier; t > tier && t <= next && it.hits(protocol, port) {
-				if t < next || wins(it, best) {
-					best, next = it, t
-				}
+// port known), and the items that decided; without any it is the fallback's. A
+// deny that would be none without what is audited is an audit. What audited
+// rules allow counts, so that an audit never denies more.
+func judge(items []*item, base fallback, protocol uint8, port int) (Verdict, []*item) {
+	v, by := decide(items, base, protocol, port)
+	if v != Deny {
+		return v, by
+	}
+	lenient := base
+	lenient.normal = base.normal && !base.audited && !base.audit
+	lenient.always = base.always && !base.audit
+	kept := slices.DeleteFunc(slices.Clone(items), func(it *item) bool {
+		return it.rule.verdict == Deny && (it.rule.audit || base.audit)
+	})
+	if lenient == base && len(kept) == len(items) {
+		return Deny, by
+	}
+	switch w, redirecting := decide(kept, lenient, protocol, port); w {
+	case Deny:
+		return Deny, by
+	case Redirect:
+		return Redirect, redirecting
+	}
+	return Audit, by
+}
+
+// decide judges tier by tier. Where a pass may or may not count, the worse of
+// both answers holds.
+func decide(items []*item, base fallback, protocol uint8, port int) (Verdict, []*item) {
+	from := uint8(0)
+	for {
+		best := first(items, from, protocol, port)
+		if base.normal && from <= tierNormal && (best == nil || best.rule.tier > tierNormal) {
+			return Deny, nil
+		}
+		switch {
+		case best == nil && base.always:
+			return Deny, nil
+		case best == nil:
+			return Allow, nil
+		case best.rule.verdict != pass:
+			return best.rule.verdict, deciding(items, best, protocol, port)
+		}
+		if best.maybe {
+			rest := slices.DeleteFunc(slices.Clone(items), func(it *item) bool { return it == best })
+			if v, by := decide(rest, base, protocol, port); v == Deny {
+				return v, by
 			}
 		}
-		if best == nil {
-			return base, nil
-		}
-		if passed = best.rule.verdict == pass; passed {
-			tier = next
+		from = best.rule.tier + 1
+	}
+}
+
+// first is the item that counts first, in a tier not before the given one.
+func first(items []*item, from uint8, protocol uint8, port int) *item {
+	var best *item
+	for _, it := range items {
+		t := it.rule.tier
+		if t < from || best != nil && t > best.rule.tier || !it.hits(protocol, port) {
 			continue
 		}
-		return best.rule.verdict, deciding(items, best, protocol, port)
+		if best == nil || t < best.rule.tier || wins(it, best) {
+			best = it
+		}
 	}
-	return base, nil
+	return best
 }
 
 func wins(a, b *item) bool {
@@ -152,7 +204,7 @@ func (t *l7Table) number(items []*item) uint16 {
 // fold runs the items over every interval of (protocol, port) and gives the
 // rows of the set: the answer for everything, then what differs by protocol,
 // then what differs by port.
-func fold(items []*item, base Verdict, l7 *l7Table) []SetRow {
+func fold(items []*item, base fallback, l7 *l7Table) []SetRow {
 	f := folder{items: items, base: base, l7: l7}
 	f.cut()
 	all := f.at(unknownProtocol, -1)
@@ -175,7 +227,7 @@ const unknownProtocol = 255
 
 type folder struct {
 	items []*item
-	base  Verdict
+	base  fallback
 	l7    *l7Table
 	cuts  []protocolCuts
 	rows  []SetRow

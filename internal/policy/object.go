@@ -19,7 +19,11 @@ const (
 	KindNetworkPolicy                  Kind = "NetworkPolicy"
 	KindCiliumNetworkPolicy            Kind = "CiliumNetworkPolicy"
 	KindCiliumClusterwideNetworkPolicy Kind = "CiliumClusterwideNetworkPolicy"
+	KindClusterNetworkPolicy           Kind = "ClusterNetworkPolicy" // policy.networking.k8s.io/v1alpha2
 )
+
+// AnnotationAudit on a policy, with the value "true", makes it an audit.
+const AnnotationAudit = "policy.stentor.io/audit-mode"
 
 // Object is a policy object as the API gave it: a row of the raw table `policies`.
 type Object struct {
@@ -28,8 +32,10 @@ type Object struct {
 	UID             string
 	ResourceVersion string
 	Generation      int64
-	// Spec is *networkingv1.NetworkPolicy, *ciliumv2.CiliumNetworkPolicy or
-	// *ciliumv2.CiliumClusterwideNetworkPolicy; nil if it did not decode.
+	// Audit says that what the policy denies is only told: AnnotationAudit.
+	Audit bool
+	// Spec is *networkingv1.NetworkPolicy, *ciliumv2.CiliumNetworkPolicy,
+	// *ciliumv2.CiliumClusterwideNetworkPolicy or *npa.ClusterNetworkPolicy; nil if it did not decode.
 	Spec any
 	// Err says why the object did not decode. Such a policy is quarantined.
 	Err string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 )
@@ -22,15 +23,19 @@ func parse(o Object, opts *Options, refs *References) parsed {
 	switch spec := o.Spec.(type) {
 	case *networkingv1.NetworkPolicy:
 		if spec != nil {
-			return parseNetworkPolicy(o.Key(), namespaceOf(o.Namespace), opts.Cluster, spec)
+			return parseNetworkPolicy(&o, opts, spec)
 		}
 	case *ciliumv2.CiliumNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), namespaceOf(o.Namespace), opts, refs, spec.Spec, spec.Specs)
+			return parseCilium(&o, namespaceOf(o.Namespace), opts, refs, spec.Spec, spec.Specs)
 		}
 	case *ciliumv2.CiliumClusterwideNetworkPolicy:
 		if spec != nil {
-			return parseCilium(o.Key(), "", opts, refs, spec.Spec, spec.Specs)
+			return parseCilium(&o, "", opts, refs, spec.Spec, spec.Specs)
+		}
+	case *npa.ClusterNetworkPolicy:
+		if spec != nil {
+			return parseClusterPolicy(&o, opts, &spec.Spec)
 		}
 	}
 	return parsed{err: fmt.Errorf("no content of kind %s", o.Kind)}

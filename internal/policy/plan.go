@@ -40,6 +40,7 @@ const (
 	Deny     Verdict = abi.VerdictDeny
 	Allow    Verdict = abi.VerdictAllow
 	Redirect Verdict = abi.VerdictRedirect
+	Audit    Verdict = abi.VerdictAudit // passes, and is told as what would be denied
 )
 
 // Direction is seen from the pod: Egress is from it, Ingress to it.

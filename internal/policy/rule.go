@@ -88,6 +88,7 @@ type rule struct {
 	verdict     Verdict
 	l7          *l7Rules
 	defaultDeny bool
+	audit       bool   // its object is audited: what it denies is only told
 	looseNames  bool   // peers that are not pods have every named port
 	key         string // equal for rules of equal effect
 }
@@ -95,7 +96,7 @@ type rule struct {
 // seal computes the rule's key.
 func (r *rule) seal() *rule {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d %d %d %d %t %t %v (", r.tier, r.priority, r.direction, r.verdict, r.defaultDeny, r.looseNames, r.ports)
+	fmt.Fprintf(&b, "%d %d %d %d %t %t %t %v (", r.tier, r.priority, r.direction, r.verdict, r.defaultDeny, r.audit, r.looseNames, r.ports)
 	for _, s := range r.peers {
 		b.WriteString(s.key)
 		b.WriteString(" ; ")
@@ -117,6 +118,7 @@ type parsed struct {
 	missing []string // fields that are not carried out
 	remarks []string // what else its author should know
 	refers  bool     // it names References
+	audit   bool     // of all its rules
 	err     error    // quarantined
 }
 
@@ -134,7 +136,10 @@ func (p *parsed) note(format string, args ...any) {
 	}
 }
 
-func (p *parsed) add(r *rule) { p.rules = append(p.rules, r.seal()) }
+func (p *parsed) add(r *rule) {
+	r.audit = p.audit
+	p.rules = append(p.rules, r.seal())
+}
 
 // reserved makes the requirement that a reserved label is there.
 func reserved(name string) requirement {

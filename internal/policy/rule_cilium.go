@@ -25,13 +25,13 @@ type cnpParser struct {
 }
 
 // parseCilium understands the rules of both kinds; namespace is empty for the clusterwide one.
-func parseCilium(object, namespace string, opts *Options, refs *References, spec *ciliumv2.Rule, specs []ciliumv2.Rule) parsed {
+func parseCilium(o *Object, namespace string, opts *Options, refs *References, spec *ciliumv2.Rule, specs []ciliumv2.Rule) parsed {
 	if spec == nil && len(specs) == 0 {
 		return parsed{err: ErrNoRule}
 	}
-	out := parsed{}
+	out := parsed{audit: o.Audit}
 	one := func(path string, in *ciliumv2.Rule) error {
-		p := &cnpParser{out: &out, object: object, namespace: namespace, opts: opts, refs: refs}
+		p := &cnpParser{out: &out, object: o.Key(), namespace: namespace, opts: opts, refs: refs}
 		return p.rule(path, in)
 	}
 	if spec != nil {

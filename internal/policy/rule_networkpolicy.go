@@ -26,9 +26,10 @@ type npParser struct {
 
 // parseNetworkPolicy gives a NetworkPolicy the meaning that Kubernetes gives it:
 // an empty list of peers or ports is everything, and an ipBlock may hold pods.
-func parseNetworkPolicy(object, namespace, cluster string, np *networkingv1.NetworkPolicy) parsed {
-	out := parsed{}
-	p := &npParser{out: &out, object: object, namespace: namespace, cluster: cluster}
+func parseNetworkPolicy(o *Object, opts *Options, np *networkingv1.NetworkPolicy) parsed {
+	out := parsed{audit: o.Audit}
+	namespace := namespaceOf(o.Namespace)
+	p := &npParser{out: &out, object: o.Key(), namespace: namespace, cluster: opts.Cluster}
 	subject, err := p.pods("spec.podSelector", &np.Spec.PodSelector)
 	if err != nil {
 		return parsed{err: err}

@@ -122,6 +122,8 @@ func (s *story) restart(f *txtar.File) {
 				s.opts.Carry.Proxy = Redirected
 			case "policy-cidr-match-mode":
 				s.opts.CIDRMatchNodes, s.opts.CIDRMatchPods = strings.Contains(value, "nodes"), strings.Contains(value, "pods")
+			case "policy-audit-mode":
+				s.opts.Audit = value == "true"
 			case "enable-node-selector-labels":
 				s.opts.NodeLabels = value == "true"
 			case "ipv6":
@@ -236,6 +238,7 @@ func (s *story) pod(in *Input, words []string) {
 	own, names := map[string]string{}, map[string]string{"kubernetes.io/metadata.name": namespace}
 	var addrs []Address
 	var ports []endpoint.Port
+	audit := false
 	for _, w := range words[2:] {
 		if a, err := netip.ParseAddr(w); err == nil {
 			addrs = append(addrs, Address{Prefix: netip.PrefixFrom(a, a.BitLen()), Flags: AddressPod})
@@ -249,6 +252,8 @@ func (s *story) pod(in *Input, words []string) {
 			number, protocol, _ := strings.Cut(rest, "/")
 			n, _ := strconv.Atoi(number)
 			ports = append(ports, endpoint.Port{Name: name, Number: uint16(n), Protocol: protocolNumbers[strings.ToUpper(protocol)]})
+		} else if w == "audit" {
+			audit = true
 		} else {
 			s.t.Fatalf("pod %q: %q", words[1], w)
 		}
@@ -260,7 +265,7 @@ func (s *story) pod(in *Input, words []string) {
 		s.numbers[labels.Key()] = id
 	}
 	in.Identities[id] = labels
-	subject := Subject{Identity: id, Labels: labels, Ports: ports}
+	subject := Subject{Identity: id, Labels: labels, Ports: ports, Audit: audit}
 	for _, a := range addrs {
 		a.Identity = id
 		in.Addresses = append(in.Addresses, a)
@@ -343,7 +348,7 @@ func (s *story) sets() string {
 	var b strings.Builder
 	for _, n := range sortedKeys(s.kernel.Sets) {
 		for _, r := range s.kernel.Sets[n] {
-			fmt.Fprintf(&b, "set %d row %d: protocol %d port %d/%d -> %s\n", n, r.Row, r.Protocol, r.Port, r.PortBits, [...]string{"deny", "allow", "redirect"}[r.Verdict])
+			fmt.Fprintf(&b, "set %d row %d: protocol %d port %d/%d -> %s\n", n, r.Row, r.Protocol, r.Port, r.PortBits, [...]string{"deny", "allow", "redirect", "audit"}[r.Verdict])
 		}
 	}
 	return b.String()

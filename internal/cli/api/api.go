@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cli/client"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
@@ -97,17 +99,24 @@ func data(o *Options) ([]byte, error) {
 // NewCmdDial makes the hidden `dial`, by which the CLI of another machine reaches
 // the socket through an exec.
 func NewCmdDial(f *command.Factory) *cobra.Command {
-	return &cobra.Command{
+	flows := false
+	cmd := &cobra.Command{
 		Use: "dial", Hidden: true, Args: command.NoArgs,
 		Short: "Connect standard input and output with the agent's socket",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conn, err := client.Socket(f.Socket())(cmd.Context())
+			path := f.Socket()
+			if flows {
+				path = filepath.Join(filepath.Dir(path), rest.FlowSocket)
+			}
+			conn, err := client.Socket(path)(cmd.Context())
 			if err != nil {
 				return err
 			}
 			return splice(conn, f.In, f.Out)
 		},
 	}
+	cmd.Flags().BoolVar(&flows, "flows", false, "with the socket of the observer")
+	return cmd
 }
 
 // splice ends when the agent has nothing more to say.

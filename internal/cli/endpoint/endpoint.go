@@ -17,8 +17,8 @@ import (
 func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "endpoint", Aliases: []string{"endpoints", "ep"},
-		Short: "Show the pods that a node carries",
-	}, NewCmdList(f, nil), NewCmdGet(f, nil))
+		Short: "Show the pods that a node carries, and their options",
+	}, NewCmdList(f, nil), NewCmdGet(f, nil), NewCmdConfig(f, nil))
 }
 
 // View is an endpoint with its parts at hand; none of the pointers is nil.

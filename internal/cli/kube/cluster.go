@@ -78,6 +78,7 @@ type Agent struct {
 	Ready   bool
 	Running bool   // it may be asked, although it may not be ready
 	Why     string // why it is not ready, where the pod tells
+	Image   string // that it runs
 }
 
 // Agents lists the agents in the order of their nodes. Where a node has several
@@ -90,7 +91,10 @@ func (c *Cluster) Agents(ctx context.Context) ([]Agent, error) {
 		}
 		byNode := map[string]Agent{}
 		for _, p := range pods {
-			a := Agent{Pod: p.Metadata.Name, Node: p.Spec.NodeName, Ready: p.ready(), Running: p.running(), Why: p.why()}
+			a := Agent{Pod: p.Metadata.Name, Node: p.Spec.NodeName, Ready: p.ready(), Running: p.Running(), Why: p.Why()}
+			if len(p.Spec.Containers) > 0 {
+				a.Image = p.Spec.Containers[0].Image
+			}
 			if a.Node == "" || p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed" {
 				continue
 			}
@@ -113,7 +117,7 @@ func (c *Cluster) Agents(ctx context.Context) ([]Agent, error) {
 
 // Get reads one object.
 func (c *Cluster) Get(ctx context.Context, path string, out any) error {
-	body, err := c.raw(ctx, path)
+	body, err := c.raw(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,10 +22,16 @@ import (
 // Command is what connects the streams of an exec with the agent's socket.
 var Command = []string{"stentor", "dial"}
 
-// Dial connects to the socket of the agent in the pod.
-func (c *Cluster) Dial(ctx context.Context, a Agent) (net.Conn, error) {
-	query := url.Values{"command": Command, "stdin": {"true"}, "stdout": {"true"}, "stderr": {"true"}}
-	u, err := c.url("/api/v1/namespaces/" + c.namespace + "/pods/" + a.Pod + "/exec?" + query.Encode())
+// Dial connects to the socket of the agent in the pod; args are flags of Command.
+func (c *Cluster) Dial(ctx context.Context, a Agent, args ...string) (net.Conn, error) {
+	return c.Exec(ctx, c.namespace, a.Pod, slices.Concat(Command, args), "the agent of node "+a.Node)
+}
+
+// Exec runs a command in the first container of a pod. The connection is its
+// standard input and output; where names the other end in errors.
+func (c *Cluster) Exec(ctx context.Context, namespace, pod string, command []string, where string) (net.Conn, error) {
+	query := url.Values{"command": command, "stdin": {"true"}, "stdout": {"true"}, "stderr": {"true"}}
+	u, err := c.url("/api/v1/namespaces/" + namespace + "/pods/" + pod + "/exec?" + query.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +49,7 @@ func (c *Cluster) Dial(ctx context.Context, a Agent) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the exec: %w", err)
 	}
-	return stream(context.WithoutCancel(ctx), exec, "the agent of node "+a.Node), nil
+	return stream(context.WithoutCancel(ctx), exec, where), nil
 }
 
 // stream runs the exec and returns its streams as a connection.

@@ -9,22 +9,74 @@ type Metadata struct {
 	Name      string            `json:"name"`
 	Namespace string            `json:"namespace"`
 	Labels    map[string]string `json:"labels"`
+	Deleted   string            `json:"deletionTimestamp"` // RFC 3339; "" while it is to stay
 }
 
 // Pod as far as it is read here.
 type Pod struct {
 	Metadata Metadata `json:"metadata"`
 	Spec     struct {
-		NodeName    string `json:"nodeName"`
-		HostNetwork bool   `json:"hostNetwork"`
+		NodeName    string      `json:"nodeName"`
+		HostNetwork bool        `json:"hostNetwork"`
+		Containers  []Container `json:"containers"`
 	} `json:"spec"`
 	Status struct {
+		PodIPs            []PodIP           `json:"podIPs"`
 		Phase             string            `json:"phase"`
 		Reason            string            `json:"reason"`
 		Conditions        []Condition       `json:"conditions"`
 		ContainerStatuses []ContainerStatus `json:"containerStatuses"`
 		InitStatuses      []ContainerStatus `json:"initContainerStatuses"`
 	} `json:"status"`
+}
+
+// PodIP is an address of a pod.
+type PodIP struct {
+	IP string `json:"ip"`
+}
+
+// Container of a pod, as it was asked for.
+type Container struct {
+	Name  string `json:"name"`
+	Image string `json:"image"`
+}
+
+// Namespace as far as it is read here.
+type Namespace struct {
+	Metadata Metadata `json:"metadata"`
+}
+
+// Service as far as it is read here.
+type Service struct {
+	Metadata Metadata `json:"metadata"`
+	Spec     struct {
+		ClusterIPs []string `json:"clusterIPs"`
+	} `json:"spec"`
+}
+
+// Node as far as it is read here.
+type Node struct {
+	Metadata Metadata `json:"metadata"`
+	Spec     struct {
+		Unschedulable bool `json:"unschedulable"`
+	} `json:"spec"`
+	Status struct {
+		Conditions []Condition `json:"conditions"`
+		Addresses  []struct {
+			Type    string `json:"type"`
+			Address string `json:"address"`
+		} `json:"addresses"`
+	} `json:"status"`
+}
+
+// Ready tells that kubelet says so.
+func (n Node) Ready() bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == "Ready" {
+			return c.Status == "True"
+		}
+	}
+	return false
 }
 
 // Condition of an object.
@@ -97,8 +149,8 @@ func (p Pod) ready() bool {
 	return false
 }
 
-// running tells that a container of the pod runs, ready or not.
-func (p Pod) running() bool {
+// Running tells that a container of the pod runs, ready or not.
+func (p Pod) Running() bool {
 	for _, c := range p.Status.ContainerStatuses {
 		if c.State.Running != nil {
 			return true
@@ -107,8 +159,8 @@ func (p Pod) running() bool {
 	return p.ready()
 }
 
-// why tells in a few words what keeps a pod from being ready.
-func (p Pod) why() string {
+// Why tells in a few words what keeps a pod from being ready.
+func (p Pod) Why() string {
 	if p.ready() {
 		return ""
 	}

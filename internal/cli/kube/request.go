@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,16 +49,33 @@ func (c *Cluster) url(path string) (*url.URL, error) {
 	return full, nil
 }
 
-func (c *Cluster) raw(ctx context.Context, path string) ([]byte, error) {
+// Create makes an object from its JSON; path is that of its list.
+func (c *Cluster) Create(ctx context.Context, path string, object []byte) error {
+	_, err := c.raw(ctx, http.MethodPost, path, object)
+	return err
+}
+
+// Delete removes an object. One that is not there is no error.
+func (c *Cluster) Delete(ctx context.Context, path string) error {
+	if _, err := c.raw(ctx, http.MethodDelete, path, nil); err != nil && !NotFound(err) {
+		return err
+	}
+	return nil
+}
+
+func (c *Cluster) raw(ctx context.Context, method, path string, content []byte) ([]byte, error) {
 	u, err := c.url(path)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
 	req.Header.Set("Accept", "application/json")
+	if content != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var uerr *url.Error

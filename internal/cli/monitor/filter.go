@@ -11,7 +11,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
 
-var verdicts = []string{"allow", "deny", "redirect"}
+var verdicts = []string{"allow", "deny", "redirect", "audit"}
 
 // protocols of events by what people write in any case.
 var protocols = map[string][]string{

@@ -77,7 +77,7 @@ identity:NUMBER.`,
 	flags.StringSliceVar(&o.Endpoints, "endpoint", nil, "endpoint that the packet was judged for")
 	flags.StringSliceVar(&o.Ports, "port", nil, "port of either end")
 	flags.StringSliceVar(&o.Protocols, "protocol", nil, "protocol: TCP, UDP, SCTP, ICMP, ICMPv4, ICMPv6")
-	flags.StringSliceVar(&o.Verdicts, "verdict", nil, "verdict: allow, deny, redirect")
+	flags.StringSliceVar(&o.Verdicts, "verdict", nil, "verdict: allow, deny, redirect, audit")
 	flags.IntVar(&o.Count, "count", 0, "end after so many events; 0: follow until interrupted")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show labels, identities and sizes")
 	command.Enum(cmd, (*string)(&o.Output), "output", "o", []string{command.Table, command.JSON}, "format of the output")

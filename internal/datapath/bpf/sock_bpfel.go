@@ -27,6 +27,7 @@ const (
 	SockMapServiceVips        = "service_vips"
 	SockMapServices           = "services"
 	SockMapSocketPeers        = "socket_peers"
+	SockMapSocketRows         = "socket_rows"
 	SockMapSocketVips         = "socket_vips"
 	SockMapSourceRanges       = "source_ranges"
 	SockProgSockConnect4      = "sock_connect4"
@@ -136,6 +137,7 @@ type SockMapSpecs struct {
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
 	Services         *ebpf.MapSpec `ebpf:"services"`
 	SocketPeers      *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketRows       *ebpf.MapSpec `ebpf:"socket_rows"`
 	SocketVips       *ebpf.MapSpec `ebpf:"socket_vips"`
 	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
@@ -203,6 +205,7 @@ type SockMaps struct {
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
 	Services         *ebpf.Map `ebpf:"services"`
 	SocketPeers      *ebpf.Map `ebpf:"socket_peers"`
+	SocketRows       *ebpf.Map `ebpf:"socket_rows"`
 	SocketVips       *ebpf.Map `ebpf:"socket_vips"`
 	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
@@ -220,6 +223,7 @@ func (m *SockMaps) Close() error {
 		m.ServiceVips,
 		m.Services,
 		m.SocketPeers,
+		m.SocketRows,
 		m.SocketVips,
 		m.SourceRanges,
 	)

@@ -278,6 +278,9 @@ func (p *Programs) Close() {
 	}
 }
 
+// Rights says what an agent that is refused something lacks.
+const Rights = "the agent lacks rights: it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)"
+
 // verifierLines is how much of the verifier's log an error shows.
 const verifierLines = 20
 
@@ -290,7 +293,7 @@ func explain(err error) error {
 		return fmt.Errorf("%w: the kernel's verifier refuses the program (release 6.1 or later is needed, this is %s); its last lines:\n%s",
 			v.Cause, Release(), strings.Join(log, "\n"))
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return fmt.Errorf("%w: the agent lacks rights: it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or CAP_SYS_ADMIN)", err)
+		return fmt.Errorf("%w: %s", err, Rights)
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: kernel 6.1 or later is needed, this is %s", err, Release())
 	}

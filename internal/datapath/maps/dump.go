@@ -62,7 +62,7 @@ func (s *Set) dumpFlows() (rows [][]string, err error) {
 	}
 	err = each(s.maps[abi.MapFlows], func(k abi.FlowKey, f abi.Flow) {
 		from, to := socket(k.A, k.PortA), socket(k.B, k.PortB)
-		if f.Initiator == 1 {
+		if f.Flags&abi.FlowFromB != 0 {
 			from, to = to, from
 		}
 		rows = append(rows, []string{protocol(k.Protocol), from, to,

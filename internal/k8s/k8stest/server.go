@@ -8,6 +8,7 @@
 package k8stest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -25,12 +26,12 @@ import (
 )
 
 // withStatus are the plurals whose status has a path of its own.
-var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "customresourcedefinitions"}
+var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "clusternetworkpolicies", "customresourcedefinitions"}
 
 // kinds by plural.
 var kinds = map[string]string{
 	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice",
-	"networkpolicies": "NetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
+	"networkpolicies": "NetworkPolicy", "clusternetworkpolicies": "ClusterNetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
 	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode", "ciliumcidrgroups": "CiliumCIDRGroup",
 	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
 }
@@ -40,7 +41,7 @@ type Object = map[string]any
 
 // Server is the API server. mu guards all fields.
 type Server struct {
-	t    *testing.T
+	t    testing.TB
 	http *httptest.Server
 
 	mu      sync.Mutex
@@ -50,6 +51,7 @@ type Server struct {
 	objects map[string]Object // by path: group version / plural / namespace / name
 	events  []event
 	fail    func(method, path string) bool
+	missing map[string]bool // plurals of kinds that are not defined
 }
 
 type event struct {
@@ -75,6 +77,21 @@ func New(t *testing.T) *Server {
 	return s
 }
 
+// Alone makes a server for a program that is no test, which serves it as an
+// http.Handler. What fails a test panics there.
+func Alone() *Server {
+	s := &Server{t: noTest{}, objects: map[string]Object{}}
+	s.changed = sync.NewCond(&s.mu)
+	return s
+}
+
+type noTest struct{ testing.TB }
+
+func (noTest) Helper()                           {}
+func (noTest) Context() context.Context          { return context.Background() }
+func (noTest) Fatal(args ...any)                 { panic(fmt.Sprint(args...)) }
+func (noTest) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
 // Client returns a client of the server.
 func (s *Server) Client() *k8s.Client {
 	c, err := k8s.NewClientForConfig(&rest.Config{
@@ -88,11 +105,29 @@ func (s *Server) Client() *k8s.Client {
 	return c
 }
 
-// Fail makes requests for which f is true end with status 503; nil ends that.
+// Fail makes requests for which f is true end with status 503, and watches end;
+// nil ends that.
 func (s *Server) Fail(f func(method, path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
+	s.changed.Broadcast()
+}
+
+// Undefine makes requests for a kind, given by its plural, end with status 404,
+// as before its definition is there; and Define ends that.
+func (s *Server) Undefine(plural string) { s.define(plural, true) }
+
+// Define ends what Undefine began.
+func (s *Server) Define(plural string) { s.define(plural, false) }
+
+func (s *Server) define(plural string, missing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.missing == nil {
+		s.missing = map[string]bool{}
+	}
+	s.missing[plural] = missing
 }
 
 // Put stores a JSON object at a path such as
@@ -164,10 +199,10 @@ func (s *Server) Wait(what string, condition func() bool) {
 		s.changed.Broadcast()
 	}
 	defer stop()
-	context := s.t.Context()
+	ctx := s.t.Context()
 	go func() {
 		select {
-		case <-context.Done():
+		case <-ctx.Done():
 			stop()
 		case <-done:
 		}
@@ -180,11 +215,11 @@ func (s *Server) Wait(what string, condition func() bool) {
 			return
 		}
 		s.mu.Lock()
-		for s.version == version && context.Err() == nil {
+		for s.version == version && ctx.Err() == nil {
 			s.changed.Wait()
 		}
 		s.mu.Unlock()
-		if context.Err() != nil {
+		if ctx.Err() != nil {
 			s.t.Fatalf("ended while waiting until %s", what)
 		}
 	}

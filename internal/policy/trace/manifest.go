@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
 
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/policy"
 )
@@ -23,6 +25,7 @@ import (
 // Manifest is what a file says, as far as policy depends on it.
 type Manifest struct {
 	Policies   []policy.Object
+	Texts      []json.RawMessage // of the policies, as JSON
 	Pods       []corev1.Pod
 	Namespaces []corev1.Namespace
 	Others     []string // kinds that do not count
@@ -71,7 +74,8 @@ func (m *Manifest) add(doc []byte) error {
 		return nil
 	}
 	o := policy.Object{Kind: policy.Kind(head.Kind), Namespace: head.Metadata.Namespace, Name: head.Metadata.Name,
-		UID: string(head.Metadata.UID), Generation: head.Metadata.Generation}
+		UID: string(head.Metadata.UID), Generation: head.Metadata.Generation,
+		Audit: head.Metadata.Annotations[policy.AnnotationAudit] == "true"}
 	switch head.APIVersion + " " + head.Kind {
 	case "v1 Pod":
 		return decodeInto(doc, &m.Pods)
@@ -83,6 +87,8 @@ func (m *Manifest) add(doc []byte) error {
 		m.policy(o, doc, &ciliumv2.CiliumNetworkPolicy{}, true)
 	case "cilium.io/v2 CiliumClusterwideNetworkPolicy":
 		m.policy(o, doc, &ciliumv2.CiliumClusterwideNetworkPolicy{}, false)
+	case "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy":
+		m.policy(o, doc, &npa.ClusterNetworkPolicy{}, false)
 	default:
 		m.Others = append(m.Others, head.APIVersion+" "+head.Kind)
 	}
@@ -103,7 +109,7 @@ func (m *Manifest) policy(o policy.Object, doc []byte, spec any, namespaced bool
 	} else {
 		o.Spec = spec
 	}
-	m.Policies = append(m.Policies, o)
+	m.Policies, m.Texts = append(m.Policies, o), append(m.Texts, bytes.Clone(doc))
 }
 
 func decodeInto[T any](doc []byte, list *[]T) error {

@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-package bench
-
-// labEnv is a lab that is up.
-type labEnv struct{}
-
-func (e *Env) closeLab() {}
