@@ -93,13 +93,14 @@ type config map[string]any
 
 type node struct {
 	testing.TB
-	maps  map[string]*ebpf.Map
-	progs map[string]*ebpf.Program
-	ring  *ringbuf.Reader
-	bank  *ebpf.Map
-	cfg   config
-	first uint32 // next free backend
-	spy   bool
+	maps     map[string]*ebpf.Map
+	progs    map[string]*ebpf.Program
+	ring     *ringbuf.Reader
+	bank     *ebpf.Map
+	cfg      config
+	first    uint32 // next free backend
+	services uint32 // made by serve
+	spy      bool
 }
 
 var loaders = map[string]func() (*ebpf.CollectionSpec, error){

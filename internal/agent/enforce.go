@@ -98,7 +98,8 @@ func (f *enforcer) step() error {
 	gone := f.endpoints.gone()
 	before := f.tables.endpoints.Snapshot()
 	subjects := subjectsOf(before)
-	nodes := rowsOf(f.tables.nodes)
+	nodes, conflicts := settleClaims(rowsOf(f.tables.nodes))
+	f.reportNodes(len(nodes), conflicts)
 	if err := f.ensureEngine(); err != nil {
 		return err
 	}
@@ -271,6 +272,15 @@ func (f *enforcer) report(out policy.Outcome) {
 	default:
 		f.checks.ok("policy", "revision "+strconv.FormatUint(out.Revision, 10))
 	}
+}
+
+func (f *enforcer) reportNodes(count int, conflicts []string) {
+	if len(conflicts) == 0 {
+		f.checks.ok("nodes", strconv.Itoa(count)+" known")
+		return
+	}
+	f.checks.warn("nodes", few(conflicts), "the way to what is claimed twice, on the node that claims it",
+		"the node that had it first keeps it; correct the Node and CiliumNode objects")
 }
 
 // few names the first of a list that may be long.

@@ -361,6 +361,21 @@ func (k *fakeKernel) SetFrontends(list []service.Frontend) error {
 	return nil
 }
 
+func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gone := map[service.FrontendKey]bool{}
+	for _, id := range remove {
+		gone[id] = true
+	}
+	for _, f := range put {
+		gone[f.ID()] = true
+	}
+	k.frontends = slices.DeleteFunc(k.frontends, func(f service.Frontend) bool { return gone[f.ID()] })
+	k.frontends = append(k.frontends, put...)
+	return nil
+}
+
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {
 		select {
@@ -442,18 +457,23 @@ type lab struct {
 	client  rpc.Client
 	stop    func() error
 	mode    atomic.Value // enable-policy of the latest engine
+	hostIPs []netip.Addr
+	rest    string       // ipam-rest; "": the default
 	audit   atomic.Bool  // audit mode of the latest engine
 	audited atomic.Int32 // endpoints in audit mode in its latest input
 }
 
 func newLab(t testing.TB) *lab {
 	dir := t.TempDir()
-	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
+	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), hostIPs: addrs("172.30.0.11"), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
 }
 
 func (l *lab) options() Options {
+	if l.rest == "" {
+		l.rest = "30s"
+	}
 	o, err := Load(Sources{Flags: map[string]string{
-		"node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
+		"ipam-rest": l.rest, "node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
 		"write-cni-conf-when-ready": filepath.Join(l.dir, "net.d", "05-stentor.conflist"),
 		"cluster-health-port":       "0", "agent-health-port": "0", "cni-add-timeout": "20s",
 	}})
@@ -474,6 +494,8 @@ func (l *lab) launch() {
 	l.t.Helper()
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
+		askEvery:      20 * time.Millisecond,
+		hostAddresses: func() ([]netip.Addr, error) { return l.hostIPs, nil },
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
 		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)

@@ -93,6 +93,9 @@ func (n *nodeAgent) ask(ctx context.Context) (place, error) {
 	if err != nil {
 		return place{}, fmt.Errorf("read the Node object: %w", err)
 	}
+	if err := n.isHere(ctx, m); err != nil {
+		return place{}, err
+	}
 	if err := n.publish(ctx, m, place{}); err != nil {
 		return place{}, err
 	}
@@ -112,6 +115,20 @@ func (n *nodeAgent) ask(ctx context.Context) (place, error) {
 		return place{}, fmt.Errorf("the Node object has no pod range for each family yet: %v", p.PodCIDRs)
 	}
 	return p, nil
+}
+
+// isHere refuses to be a node whose addresses are another machine's: two agents
+// with one name would overwrite each other's CiliumNode.
+func (n *nodeAgent) isHere(ctx context.Context, m Machine) error {
+	if err := waitSynced(ctx, n.tables.hostAddresses); err != nil {
+		return err
+	}
+	own := n.tables.hostAddresses.Snapshot()
+	if len(m.InternalIP) == 0 || slices.ContainsFunc(m.InternalIP, func(a netip.Addr) bool { _, ok := own.Get(a.String()); return ok }) {
+		return nil
+	}
+	return fmt.Errorf("the Node object %s has the address %s, which this machine does not have: is %s the name of another machine (option node-name)?",
+		n.opts.NodeName, m.InternalIP[0], n.opts.NodeName)
 }
 
 // enabled are the ranges of the families in use.

@@ -52,6 +52,7 @@ type tables struct {
 	addresses *table.Table[Address]
 	verdicts  *table.Table[policy.ObjectStatus]
 	frontends *table.Table[service.Frontend]
+	backends  *table.Table[service.Backend]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
 }
@@ -65,6 +66,7 @@ type derivedWriters struct {
 	addresses *table.Writer[Address]
 	verdicts  *table.Writer[policy.ObjectStatus]
 	frontends *table.Writer[service.Frontend]
+	backends  *table.Writer[service.Backend]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
 }
@@ -88,6 +90,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.hostAddresses, own.hostAddresses = newHostAddressTable()
 	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
+	t.backends, own.backends = service.NewBackendTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
 		Key:  func(s policy.ObjectStatus) string { return s.Key },
@@ -143,7 +146,7 @@ type anyTable interface {
 func (t *tables) all() []anyTable {
 	list := []anyTable{
 		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.frontends, t.health, t.checks,
+		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/stentor-net/stentor/internal/table"
 )
@@ -14,6 +15,7 @@ import (
 // Node is a node of the cluster, from its CiliumNode: a row of the table `nodes`.
 type Node struct {
 	Name       string
+	Created    time.Time      // of the object: of two nodes that claim the same, the older one has it
 	InternalIP []netip.Addr   // InternalIP addresses, at most one per family is used as underlay: the first
 	ExternalIP []netip.Addr   // ExternalIP addresses
 	Router     []netip.Addr   // CiliumInternalIP: the node's own address inside its pod ranges, one per family
