@@ -418,35 +418,6 @@ func (k *fakeKernel) fail(method string, err error) {
 	k.refuse[method] = err
 }
 
-// fakeEngine gives every endpoint its row, only when it differs, as the real one does.
-type fakeEngine struct {
-	rows    map[uint16]policy.EndpointRow
-	audited *atomic.Int32
-}
-
-func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
-	out := policy.Outcome{Revision: 1, Endpoints: map[uint16]policy.SubjectOutcome{}}
-	for _, o := range in.Objects {
-		out.Objects = append(out.Objects, policy.ObjectStatus{Key: o.Key(), Valid: o.Err == "", Reason: o.Err})
-	}
-	next := map[uint16]policy.EndpointRow{}
-	audited := int32(0)
-	defer func() { e.audited.Store(audited) }()
-	for _, s := range in.Subjects {
-		row := policy.EndpointRow{Identity: s.Identity}
-		if s.Audit {
-			audited++
-		}
-		next[s.Endpoint] = row
-		out.Endpoints[s.Endpoint] = policy.SubjectOutcome{Row: row, EnforcingIngress: len(in.Objects) > 0}
-		if old, ok := e.rows[s.Endpoint]; !ok || old != row {
-			out.Ops = append(out.Ops, policy.SetEndpoint{Endpoint: s.Endpoint, Row: row})
-		}
-	}
-	e.rows = next
-	return out
-}
-
 // lab is one node with an agent that can be stopped and started.
 type lab struct {
 	t       testing.TB

@@ -98,4 +98,5 @@ type Datapath interface {
 // Engine judges: internal/policy.
 type Engine interface {
 	Update(in policy.Input) policy.Outcome
+	Apply(d policy.Delta) policy.Outcome
 }

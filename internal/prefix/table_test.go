@@ -52,6 +52,21 @@ func TestLookupsAgreeWithALookAtEveryRow(t *testing.T) {
 		if q, _, _ := table.Enclosing(probe); q != longest(probe, probe.Bits()-1) {
 			t.Fatalf("%v is inside %v, got %v", probe, longest(probe, probe.Bits()-1), q)
 		}
+		inside := map[netip.Prefix]bool{}
+		for q, v := range table.Inside(probe) {
+			if inside[q] = true; rows[q] != v || q.Bits() < probe.Bits() || !probe.Contains(q.Addr()) {
+				t.Fatalf("%v with %d is not in %v", q, v, probe)
+			}
+		}
+		all := 0
+		for q, v := range table.All() {
+			if all++; rows[q] != v || !inside[q] && q.Bits() >= probe.Bits() && probe.Contains(q.Addr()) {
+				t.Fatalf("%v with %d: want %d; inside %v: %t", q, v, rows[q], probe, inside[q])
+			}
+		}
+		if all != len(rows) {
+			t.Fatalf("%d rows are shown, want %d", all, len(rows))
+		}
 		last := 129
 		for q := range table.Containing(probe) {
 			if q.Bits() >= last || !q.Contains(probe.Addr()) || q.Bits() > probe.Bits() {

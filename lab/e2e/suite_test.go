@@ -45,7 +45,7 @@ type setup struct {
 }
 
 func TestTunnel(t *testing.T) {
-	s := bringUp(t, "tunnel", "--routing-mode", "tunnel",
+	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true",
 		"--set", "k8sClusterNetworkPolicy.enabled=true", "--set", "nodeSelectorLabels=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
@@ -61,9 +61,15 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "named-peers", (*setup).namedPeers)
 	s.story(t, "tiers", (*setup).tiers)
 	s.story(t, "audit", (*setup).audit)
+	s.story(t, "measured", (*setup).measured)
+	s.story(t, "health", (*setup).health)
 	s.story(t, "checks", (*setup).checks)
 	s.story(t, "checks-fail", (*setup).checksFail)
 	s.story(t, "checks-interrupted", (*setup).checksInterrupted)
+	s.story(t, "why", (*setup).why)
+	s.story(t, "quarantine", (*setup).quarantine)
+	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
+	s.story(t, "validation", (*setup).validation)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)
