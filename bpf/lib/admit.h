@@ -149,9 +149,7 @@ __global int insert(const struct packet *p, const struct opening *o, const struc
 	f->side[1] = v->side[1];
 	f->shard[0] = v->shard[0];
 	f->shard[1] = v->shard[1];
-	f->created = now();
-	f->last = f->created;
-	f->report = f->created;
+	f->last = now();
 	f->endpoint[0] = o->party[0].id;
 	f->endpoint[1] = o->party[1].id;
 	f->incarnation[0] = o->party[0].incarnation;
@@ -159,8 +157,7 @@ __global int insert(const struct packet *p, const struct opening *o, const struc
 	f->identity[0] = o->party[0].identity;
 	f->identity[1] = o->party[1].identity;
 	f->node = o->party[0].node ? o->party[0].node : o->party[1].node;
-	f->flags = o->flags;
-	f->initiator = o->initiator_b;
+	f->flags = o->flags | (o->initiator_b & 1) * FLOW_FROM_B;
 	f->service = p->service;
 	return bpf_map_update_elem(&flows, &s->key, f, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
 }

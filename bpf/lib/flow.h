@@ -33,19 +33,15 @@ enum flow_side {
 
 struct flow {
 	__u64 side[2];     /* 0: initiator's egress, 1: responder's ingress */
-	__u32 created;     /* jiffies, low 32 bits */
 	__u32 last;        /* last packet, jiffies, low 32 bits */
 	__u16 endpoint[2]; /* endpoint ids of initiator and responder; 0: not of this node */
 	__u16 node;        /* node of the side that is not here; 0: none */
 	__u16 flags;       /* FLOW_* */
-	__u8 initiator;    /* 0: a of the key opened, 1: b */
 	__u8 tcp[2];       /* TCP flags seen from the initiator, from the responder */
-	__u8 pad;
 	__be16 proxy_port;
-	__u16 service; /* id of the service that was translated; 0: none */
+	__u32 service; /* id of the service that was translated; 0: none */
 	__u32 identity[2];
 	__u32 incarnation[2]; /* of the endpoints */
-	__u32 report;         /* last report, jiffies */
 	__u32 packets[2];
 	__u16 shard[2]; /* of the initiator's and the responder's address in generations.peer */
 	__u64 bytes[2];
@@ -57,6 +53,7 @@ enum flow_flag {
 	FLOW_CLOSING = 4,   /* FIN from both sides, or RST */
 	FLOW_REPLIED = 8,   /* seen from both sides */
 	FLOW_MASQUERADED = 16,
+	FLOW_FROM_B = 1 << 15, /* b of the key opened, not a */
 };
 
 /* Tuple -> flow. Written by the programs; expired by the agent. */
@@ -83,7 +80,7 @@ struct fragment {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 4096);
 	__type(key, struct fragment_key);
 	__type(value, struct fragment);
 } fragments SEC(".maps");

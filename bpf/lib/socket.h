@@ -56,7 +56,7 @@ struct socket_vip {
 /* (socket, backend) -> virtual address. Written by sendmsg, read by recvmsg. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct socket_key);
 	__type(value, struct socket_vip);
 } socket_vips SEC(".maps");

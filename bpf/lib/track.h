@@ -52,7 +52,7 @@ static __always_inline void flow_key_of(struct packet *p, struct flow_key *key)
 /* INITIATOR or RESPONDER: the side of the flow that sent p. */
 static __always_inline __u32 sender_side(const struct flow *f, const struct packet *p)
 {
-	return (f->initiator ^ p->from_b) & 1;
+	return (f->flags / FLOW_FROM_B ^ p->from_b) & 1; /* without a branch */
 }
 
 /* Pure SYN of a new connection on the ports of one that has ended. */

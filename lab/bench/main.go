@@ -27,6 +27,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	switch {
+	case len(os.Args) > 2 && os.Args[1] == "apart":
+		exit(apart(ctx, os.Args[2:]))
+	case len(os.Args) == 2 && os.Args[1] == "onnode":
+		exit(measure.OnNode(ctx, os.Stdin, os.Stdout))
+	}
 	exit(run(ctx))
 }
 
@@ -36,6 +42,17 @@ func exit(err error) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// apart measures one part for another process of this program.
+func apart(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("apart", flag.ContinueOnError)
+	root := flags.String("root", ".", "")
+	fast := flags.Bool("fast", false, "")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	return measure.Apart(ctx, &measure.Env{Root: *root, Bin: filepath.Join(*root, "bin"), Fast: *fast, Log: os.Stderr}, args[0])
 }
 
 func run(ctx context.Context) error {
@@ -59,13 +76,6 @@ func run(ctx context.Context) error {
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("measuring needs root: it makes network namespaces and loads programs")
-	}
-	code, isolated, err := measure.Isolate(ctx)
-	if err != nil {
-		return err
-	}
-	if !isolated {
-		os.Exit(code)
 	}
 	dir, err := filepath.Abs(*root)
 	if err != nil {

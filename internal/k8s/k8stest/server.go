@@ -8,6 +8,7 @@
 package k8stest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -40,7 +41,7 @@ type Object = map[string]any
 
 // Server is the API server. mu guards all fields.
 type Server struct {
-	t    *testing.T
+	t    testing.TB
 	http *httptest.Server
 
 	mu      sync.Mutex
@@ -76,6 +77,21 @@ func New(t *testing.T) *Server {
 	return s
 }
 
+// Alone makes a server for a program that is no test, which serves it as an
+// http.Handler. What fails a test panics there.
+func Alone() *Server {
+	s := &Server{t: noTest{}, objects: map[string]Object{}}
+	s.changed = sync.NewCond(&s.mu)
+	return s
+}
+
+type noTest struct{ testing.TB }
+
+func (noTest) Helper()                           {}
+func (noTest) Context() context.Context          { return context.Background() }
+func (noTest) Fatal(args ...any)                 { panic(fmt.Sprint(args...)) }
+func (noTest) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
 // Client returns a client of the server.
 func (s *Server) Client() *k8s.Client {
 	c, err := k8s.NewClientForConfig(&rest.Config{
@@ -89,11 +105,13 @@ func (s *Server) Client() *k8s.Client {
 	return c
 }
 
-// Fail makes requests for which f is true end with status 503; nil ends that.
+// Fail makes requests for which f is true end with status 503, and watches end;
+// nil ends that.
 func (s *Server) Fail(f func(method, path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
+	s.changed.Broadcast()
 }
 
 // Undefine makes requests for a kind, given by its plural, end with status 404,
@@ -181,10 +199,10 @@ func (s *Server) Wait(what string, condition func() bool) {
 		s.changed.Broadcast()
 	}
 	defer stop()
-	context := s.t.Context()
+	ctx := s.t.Context()
 	go func() {
 		select {
-		case <-context.Done():
+		case <-ctx.Done():
 			stop()
 		case <-done:
 		}
@@ -197,11 +215,11 @@ func (s *Server) Wait(what string, condition func() bool) {
 			return
 		}
 		s.mu.Lock()
-		for s.version == version && context.Err() == nil {
+		for s.version == version && ctx.Err() == nil {
 			s.changed.Wait()
 		}
 		s.mu.Unlock()
-		if context.Err() != nil {
+		if ctx.Err() != nil {
 			s.t.Fatalf("ended while waiting until %s", what)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/lab/internal/cgroup"
 	"github.com/stentor-net/stentor/lab/internal/fabric"
@@ -68,6 +70,11 @@ func Up(ctx context.Context, o UpOptions) (*Lab, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 2 * time.Minute
+	}
+	// The lab outlives this process: a file, or a lock, of the caller's must not
+	// stay open with it.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("keep open files from the lab: %w", err)
 	}
 	p, err := plan.New(o.Options)
 	if err != nil {

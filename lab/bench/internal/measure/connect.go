@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"strconv"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/bench"
@@ -65,40 +68,106 @@ func measureConnect(ctx context.Context, e *Env) error {
 		return fmt.Errorf("enable statistics of programs: %w", err)
 	}
 	defer stats.Close()
+	nothing, err := emptyConnect(dir)
+	if err != nil {
+		return err
+	}
+	w.undo = append(w.undo, nothing.close)
 	took := map[string][]float64{}
 	for range e.rounds(11) {
-		for kind, count := range map[string]int{kindUDP: 20000, kindTCP: 2000} {
-			if err := ctx.Err(); err != nil {
-				return err
+		for _, kind := range []string{kindUDP, kindTCP} {
+			for _, x := range []struct {
+				name string
+				prog *ebpf.Program
+				fd   int
+				dst  string
+			}{{kind, prog, fd, vip.String()}, {kind + " empty", nothing.prog, nothing.fd, "127.0.0.1:" + strconv.Itoa(port)}} {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				ns, err := connecting(n.space, x.prog, x.fd, kind, x.dst)
+				if err != nil {
+					return err
+				}
+				took[x.name] = append(took[x.name], ns)
 			}
-			before, err := prog.Stats()
-			if err != nil {
-				return err
-			}
-			client, err := startChild(n.space, &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}, "connect", kind, vip.String(), strconv.Itoa(count))
-			if err != nil {
-				return err
-			}
-			_, err = client.out.ReadString('\n')
-			client.end()
-			if err != nil {
-				return fmt.Errorf("%s: %w %s", kind, err, client.errs.String())
-			}
-			after, err := prog.Stats()
-			if err != nil {
-				return err
-			}
-			runs := float64(after.RunCount - before.RunCount)
-			if int(runs) < count {
-				return fmt.Errorf("%s: the program ran %v times for %d connects", kind, runs, count)
-			}
-			took[kind] = append(took[kind], float64(after.Runtime-before.Runtime)/runs)
 		}
 	}
 	how := fmt.Sprintf("kernel statistics, %d services", otherServices+2)
 	e.Add(bench.Median("connect() to a service, the same UDP socket again", "ns", took[kindUDP]).Below(90).By("%s", how),
-		bench.Median("connect() to a service, a new TCP socket", "ns", took[kindTCP]).Below(130).By("%s", how))
+		bench.Median("connect() to a service, a new TCP socket", "ns", took[kindTCP]).Below(130).By("%s", how),
+		bench.Median("an empty program at connect(), the same UDP socket", "ns", took[kindUDP+" empty"]),
+		bench.Median("an empty program at connect(), a new TCP socket", "ns", took[kindTCP+" empty"]))
 	return nil
+}
+
+// connecting has a process of the cgroup connect, and reads what the program
+// took each time.
+func connecting(at *space, prog *ebpf.Program, cgroup int, kind, dst string) (float64, error) {
+	count := map[string]int{kindUDP: 20000, kindTCP: 2000}[kind]
+	before, err := prog.Stats()
+	if err != nil {
+		return 0, err
+	}
+	client, err := startChild(at, &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: cgroup}, "connect", kind, dst, strconv.Itoa(count))
+	if err != nil {
+		return 0, err
+	}
+	_, err = client.out.ReadString('\n')
+	client.end()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w %s", kind, err, client.errs.String())
+	}
+	after, err := prog.Stats()
+	if err != nil {
+		return 0, err
+	}
+	runs := float64(after.RunCount - before.RunCount)
+	if int(runs) < count {
+		return 0, fmt.Errorf("%s: the program ran %v times for %d connects", kind, runs, count)
+	}
+	return float64(after.Runtime-before.Runtime) / runs, nil
+}
+
+// emptyProgram is one that does nothing, in a cgroup of its own.
+type emptyProgram struct {
+	prog  *ebpf.Program
+	fd    int
+	close func()
+}
+
+func emptyConnect(beside string) (p emptyProgram, err error) {
+	dir := beside + "-empty"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return p, err
+	}
+	undo := []func(){func() { os.Remove(dir) }}
+	p.close = func() {
+		for i := len(undo) - 1; i >= 0; i-- {
+			undo[i]()
+		}
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return p, err
+	}
+	undo = append(undo, func() { unix.Close(p.fd) })
+	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}})
+	if err != nil {
+		return p, err
+	}
+	undo = append(undo, func() { p.prog.Close() })
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: ebpf.AttachCGroupInet4Connect, Program: p.prog})
+	if err != nil {
+		return p, err
+	}
+	undo = append(undo, func() { l.Close() })
+	return p, nil
 }
 
 // frontends are the service at vip, whose backend is this host, and many others.

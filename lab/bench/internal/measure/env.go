@@ -34,9 +34,15 @@ type Env struct {
 // Add takes rows of the part that runs.
 func (e *Env) Add(rows ...bench.Row) {
 	for _, r := range rows {
+		fmt.Fprintf(e.Log, "  %s\n", r)
+	}
+	e.take(rows)
+}
+
+func (e *Env) take(rows []bench.Row) {
+	for _, r := range rows {
 		r.Part = e.part
 		e.rows = append(e.rows, r)
-		fmt.Fprintf(e.Log, "  %s\n", r)
 	}
 }
 
@@ -52,6 +58,7 @@ type Part struct {
 	Name  string // what BENCH matches
 	Title string // of its table
 	Run   func(context.Context, *Env) error
+	Apart bool // in a process of its own, see Env.apart
 }
 
 // Run measures the parts whose name matches, in their order. Rows come back
@@ -66,7 +73,11 @@ func Run(ctx context.Context, e *Env, only *regexp.Regexp) ([]bench.Row, error) 
 		start := time.Now()
 		e.part = p.Title
 		fmt.Fprintf(e.Log, "%s: %s\n", p.Name, p.Title)
-		if err := p.Run(ctx, e); err != nil {
+		run := p.Run
+		if p.Apart {
+			run = func(ctx context.Context, e *Env) error { return e.apart(ctx, p) }
+		}
+		if err := run(ctx, e); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
 		}
 		fmt.Fprintf(e.Log, "%s: %s\n", p.Name, time.Since(start).Round(time.Second))

@@ -6,10 +6,14 @@ package measure
 // measures give it as goTest; a lab comes up with the first part that asks for it.
 func Parts() []Part {
 	return []Part{
-		{"path", "Latency between pods", measurePaths},
-		{"programs", "Time of the programs under traffic", measurePrograms},
-		{"testrun", "Time of the programs, the same packet again and again", goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x")},
-		{"connect", "Translation of services at the socket", measureConnect},
-		{"sizes", "Memory and sizes", measureSizes},
+		{"path", "Latency between pods", measurePaths, true},
+		{"programs", "Time of the programs under traffic", measurePrograms, true},
+		{"testrun", "Time of the programs, the same packet again and again", goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x"), false},
+		{"connect", "Translation of services at the socket", measureConnect, true},
+		{"agent", "The agent of a node, apart from Kubernetes", measureAgent, true},
+		{"cni", "Attaching pods, memory of the agent", measureCNI, false},
+		{"policy", "A change of policy, from the API to packets", measurePolicy, false},
+		{"restart", "Restart of the agent", measureRestart, false},
+		{"sizes", "Memory and sizes", measureSizes, true},
 	}
 }

@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stentor-net/stentor/internal/bench"
 )
 
 // space is a network namespace without a name: it goes with this process,
@@ -93,46 +96,52 @@ func wire(a *space, nameA string, b *space, nameB string) error {
 	return errors.Join(a.run("ip link set "+nameA+" up"), b.run("ip link set "+nameB+" up"))
 }
 
-// Isolate starts this program again where it disturbs nobody: with mounts of
-// its own, a bpf file system at BPFRoot, and off the processor that both ends
-// of the measurements are pinned to. It returns at once in the program that was
-// started; the other one ends with its exit code.
-func Isolate(ctx context.Context) (code int, isolated bool, err error) {
-	const mark = "STENTOR_BENCH_ISOLATED"
-	if os.Getenv(mark) != "" {
-		os.Unsetenv(mark)
-		return 0, true, nil
+// apart measures a part in a process of its own, where it disturbs nobody:
+// with mounts that go with it, and off the processor that both ends of the
+// measurements are pinned to.
+func (e *Env) apart(ctx context.Context, p Part) error {
+	dir, err := os.MkdirTemp("", "stentor-bench-")
+	if err != nil {
+		return err
 	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "rows")
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "apart", p.Name, "-root", e.Root, fmt.Sprintf("-fast=%v", e.Fast))
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	cmd.Stderr = e.Log
+	cmd.Env = append(os.Environ(), bench.FileEnv+"="+file)
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
 	err = ownThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("unshare mounts: %w", err)
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			return fmt.Errorf("separate mounts: %w", err)
-		}
-		if err := unix.Mount("bpf", BPFRoot, "bpf", 0, ""); err != nil {
-			return fmt.Errorf("mount bpf file system at %s: %w", BPFRoot, err)
-		}
 		if err := leaveCPU(); err != nil {
 			return err
 		}
-		cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
-		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.Env = append(os.Environ(), mark+"=1")
-		cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGTERM}
-		err := cmd.Run()
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			code = exit.ExitCode()
-			return nil
-		}
-		return err
+		return cmd.Run()
 	})
-	return code, false, err
+	rows, readErr := bench.Read(file)
+	e.take(rows)
+	return errors.Join(err, readErr)
 }
 
-// BPFRoot is where Isolate mounts a bpf file system.
+// Apart is what the process that apart starts does.
+func Apart(ctx context.Context, e *Env, name string) error {
+	if err := unix.Mount("bpf", BPFRoot, "bpf", 0, ""); err != nil {
+		return fmt.Errorf("mount bpf file system at %s: %w", BPFRoot, err)
+	}
+	for _, p := range Parts() {
+		if p.Name != name {
+			continue
+		}
+		e.part = p.Title
+		if err := p.Run(ctx, e); err != nil {
+			return err
+		}
+		return bench.Append(os.Getenv(bench.FileEnv), e.rows...)
+	}
+	return fmt.Errorf("there is no part %q", name)
+}
+
+// BPFRoot is where parts have a bpf file system of their own.
 const BPFRoot = "/sys/fs/bpf"
 
 // benchCPU is the processor that both ends of a measurement share.
