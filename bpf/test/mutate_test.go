@@ -109,11 +109,11 @@ func mutate(packet, operations []byte) []byte {
 			if v6 {
 				at = 20
 			}
-			b[at] = nextHeaders[int(with)%len(protocols)]
+			b[at] = nextHeaders[int(with)%len(nextHeaders)]
 		case 9: // an extension header, or eight bytes of IPv4 options
 			header := []byte{b[20], with % 4, byte(where), with, 0, 0, 0, 1}
 			if v6 {
-				b[20] = nextHeaders[where%len(protocols)]
+				b[20] = nextHeaders[where%len(nextHeaders)]
 				b = append(b[:54:54], append(header, b[54:]...)...)
 			} else if b[14]&15 < 14 {
 				b[14] += 2

@@ -25,6 +25,8 @@ type facts interface {
 	portNames() map[string][]portName
 	known() map[identity.ID]label.Set
 	references() *References
+	// podPrefixes are the ranges of pods and the pods that are known, in order.
+	podPrefixes() []netip.Prefix
 }
 
 // The engine's own facts are those of the moment of the question.
@@ -85,6 +87,22 @@ func (e *Engine) references() *References {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.refs
+}
+
+// podFlags mark what is a pod's, or a range of pods.
+const podFlags = AddressPod | AddressLocalPods | AddressRemotePods
+
+func (e *Engine) podPrefixes() []netip.Prefix {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var out []netip.Prefix
+	for p, row := range e.addr.rows.All() {
+		if row.Flags&podFlags != 0 {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, comparePrefix)
+	return out
 }
 
 // inputFacts are those of input that no engine has seen.
@@ -162,3 +180,14 @@ func (f *inputFacts) known() map[identity.ID]label.Set {
 }
 
 func (f *inputFacts) references() *References { return cmp.Or(f.in.References, noReferences) }
+
+func (f *inputFacts) podPrefixes() []netip.Prefix {
+	var out []netip.Prefix
+	for i := range f.in.Addresses {
+		if f.in.Addresses[i].Flags&podFlags != 0 {
+			out = append(out, f.in.Addresses[i].Prefix)
+		}
+	}
+	slices.SortFunc(out, comparePrefix)
+	return out
+}

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -21,7 +20,7 @@ type Finding struct {
 // hardly be meant: what never matches, and, as far as pods are known, what
 // matches nothing now.
 func (x *Explainer) Lint(o Object) (ObjectStatus, []Finding) {
-	c := cached{object: o, parsed: parse(o, &x.opts, cmp.Or(x.in.References, noReferences))}
+	c := cached{object: o, parsed: parse(o, &x.opts, x.facts.references())}
 	l := &linter{x: x, known: x.Known()}
 	for id, labels := range l.known {
 		if placeOf(id, labels) == placePod && id.IsAllocated() {
@@ -89,11 +88,9 @@ func (l *linter) peer(r *rule, s *selector) {
 
 // podsIn finds a range of pods, or a pod, that a prefix holds.
 func (l *linter) podsIn(c cidrRange) (string, bool) {
-	const pods = AddressPod | AddressLocalPods | AddressRemotePods
-	for i := range l.x.in.Addresses {
-		a := &l.x.in.Addresses[i]
-		if a.Flags&pods != 0 && holds(c.prefix, a.Prefix) && inRange(c, &peerFacts{row: a.Prefix}) {
-			return a.Prefix.String(), true
+	for _, p := range l.x.facts.podPrefixes() {
+		if holds(c.prefix, p) && inRange(c, &peerFacts{row: p}) {
+			return p.String(), true
 		}
 	}
 	return "", false
@@ -103,7 +100,7 @@ func (l *linter) ports(r *rule) {
 	if !r.namesPorts() || len(l.pods) == 0 {
 		return
 	}
-	names := portNames(l.x.in, nil)
+	names := l.x.facts.portNames()
 	for _, p := range r.ports {
 		if p.name == "" {
 			continue
