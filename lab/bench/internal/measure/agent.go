@@ -50,6 +50,11 @@ func (w *world) agentNode(ctx context.Context, bin string) (*agentNode, error) {
 		return nil, err
 	}
 	w.undo = append(w.undo, func() { os.RemoveAll(n.dir) })
+	// As /run is; the mount goes with this process's.
+	if err := unix.Mount("run", n.dir, "tmpfs", 0, "mode=0755"); err != nil {
+		return nil, fmt.Errorf("mount a tmpfs at %s: %w", n.dir, err)
+	}
+	w.undo = append(w.undo, func() { _ = unix.Unmount(n.dir, unix.MNT_DETACH) })
 	if n.cgroup, _, err = w.cgroup(ctx); err != nil {
 		return nil, err
 	}
