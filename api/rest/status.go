@@ -83,20 +83,53 @@ type Pods struct {
 
 // NodeHealth is how this node reaches another one.
 type NodeHealth struct {
-	Name      string `json:"name"`
-	Local     bool   `json:"local,omitempty"`
-	Node      Probe  `json:"node"`     // by the node's own address
-	Endpoint  Probe  `json:"endpoint"` // by its address inside the pod network
+	Name     string `json:"name"`
+	Local    bool   `json:"local,omitempty"`
+	Node     Probe  `json:"node"`     // by the node's own address
+	Endpoint Probe  `json:"endpoint"` // by its address inside the pod network
+	// The same by its addresses of the other family.
+	NodeOthers     []Probe `json:"nodeOthers,omitempty"`
+	EndpointOthers []Probe `json:"endpointOthers,omitempty"`
+
 	PodCIDRs  Labels `json:"podCIDRs,omitempty"`
 	LastProbe string `json:"lastProbe,omitempty"` // RFC 3339
 }
 
-// Probe is the result of one attempt to reach an address.
+// Probe is the result of one attempt to reach an address over TCP.
 type Probe struct {
 	IP      string `json:"ip,omitempty"`
 	OK      bool   `json:"ok"`
 	Latency int64  `json:"latency,omitempty"` // nanoseconds
 	Error   string `json:"error,omitempty"`
+	Ping    *Ping  `json:"ping,omitempty"` // nil: none was sent
+}
+
+// Ping is the result of an ICMP echo beside a Probe. Firewalls often hold it
+// back, so that it says nothing about the network where it fails alone.
+type Ping struct {
+	OK      bool   `json:"ok"`
+	Latency int64  `json:"latency,omitempty"` // nanoseconds
+	Error   string `json:"error,omitempty"`
+}
+
+// Probes are all of them, the first ones first.
+func (h NodeHealth) Probes() (node, endpoint []Probe) {
+	return append([]Probe{h.Node}, h.NodeOthers...), append([]Probe{h.Endpoint}, h.EndpointOthers...)
+}
+
+// OK tells that the node answers by every address.
+func (h NodeHealth) OK() bool {
+	node, endpoint := h.Probes()
+	return allOK(node) && allOK(endpoint)
+}
+
+func allOK(list []Probe) bool {
+	for _, p := range list {
+		if !p.OK {
+			return false
+		}
+	}
+	return true
 }
 
 // HostFirewall is Disabled or Enabled.

@@ -10,7 +10,7 @@
 
 enum {
 	PORT_TRIES = 24,
-	NOT_MASQUERADED = -1, /* no row: the packet is not of a pod */
+	NOT_MASQUERADED = -1, /* no row: the packet is not of a pod, or the world knows it by its own address */
 };
 
 /* By value: a pointer into .rodata with an offset is beyond the verifier of 6.1. */
@@ -128,8 +128,25 @@ static __always_inline void nat_key_of(const struct packet *p, struct nat_key *k
 	key->pad = 0;
 }
 
-/* The node's address and port for a packet of a pod. Returns 0 or a drop reason. */
-static __always_inline int mapping_of(struct __sk_buff *skb, const struct packet *p, const struct nat_key *out,
+/* The world opened the connection of p to a pod's own address, and knows it by
+ * that one; p was sent by this side of it. */
+static __always_inline int world_opened(struct packet *p, __u32 side)
+{
+	struct scratch *s = scratch();
+	struct flow *f;
+
+	if (!s)
+		return 0;
+	flow_key_of(p, &s->key);
+	f = bpf_map_lookup_elem(&flows, &s->key);
+	if (!f || sender_side(f, p) != side || f->endpoint[INITIATOR])
+		return 0;
+	return side_current(f, RESPONDER, endpoint_at(f->endpoint[RESPONDER]));
+}
+
+/* The node's address and port for a packet of a pod. Returns 0, NOT_MASQUERADED
+ * for answers to the world, or a drop reason. */
+static __always_inline int mapping_of(struct __sk_buff *skb, struct packet *p, const struct nat_key *out,
 				      struct nat_entry *mapping)
 {
 	struct nat_entry *known = bpf_map_lookup_elem(&nat, out);
@@ -148,6 +165,9 @@ static __always_inline int mapping_of(struct __sk_buff *skb, const struct packet
 		if (leads_back(out, mapping))
 			return 0;
 	}
+	/* Here and not before, so that a mapping's packets cost no lookup of their flow. */
+	if (world_opened(p, RESPONDER))
+		return NOT_MASQUERADED;
 	reason = take_port(skb, out, mapping);
 	if (reason)
 		return reason;
@@ -170,7 +190,7 @@ __global int masquerade(struct __sk_buff *skb, struct packet *p)
 	nat_key_of(p, &out, NAT_OUT);
 	reason = mapping_of(skb, p, &out, &mapping);
 	if (reason)
-		return reason;
+		return reason == NOT_MASQUERADED ? 0 : reason;
 	return rewrite(skb, p, &mapping.addr, mapping.port, 0);
 }
 
@@ -194,7 +214,7 @@ __global int masquerade_error(struct __sk_buff *skb, struct packet *p)
 	out.direction = NAT_OUT;
 	known = bpf_map_lookup_elem(&nat, &out);
 	if (!known)
-		return REASON_NAT_NO_MAPPING;
+		return world_opened(inner, INITIATOR) ? 0 : REASON_NAT_NO_MAPPING;
 	mapping = *known;
 	reason = rewrite_inner(skb, p, inner, &mapping.addr, INNER_DESTINATION(mapping.port));
 	if (reason)

@@ -66,6 +66,50 @@ func TestPodsSpeakToTheWorldWithTheNodesAddress(t *testing.T) {
 	}
 }
 
+// A host of the world that has a route to pods finds its own connection in what
+// they answer, and in their errors.
+func TestAnswersKeepThePodsAddress(t *testing.T) {
+	for _, f := range families {
+		for _, protocol := range []string{"TCP", "UDP", "ICMP"} {
+			t.Run(f.name+" "+protocol, func(t *testing.T) {
+				a := newNodeA(t, masquerading())
+				m := message{srcMAC: client.nodeMAC, dstMAC: client.mac, src: pick(f.six, outsideIP4, outsideIP6), dst: client.ip(f.six), sport: 5000, dport: 80, flags: "S"}
+				m.udp, m.icmp = protocol == "UDP", protocol == "ICMP"
+				back := m.reply("SA")
+				if m.icmp {
+					m.icmpType, back.icmpType = map[bool]uint8{false: 8, true: 128}[f.six], map[bool]uint8{false: 0, true: 129}[f.six]
+					m.icmpID, back.icmpID = 5000, 5000
+				}
+				back.srcMAC, back.dstMAC = client.mac, client.nodeMAC
+				expect(t, "from_net", a.run("from_net", m.bytes(t), from{device: devUplink}), actOK, 0)
+				expect(t, "to_pod", a.run("to_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+				expect(t, "from_pod", a.run("from_pod", back.bytes(t), from{device: devPod1}), actOK, 0)
+				sent := []message{back}
+				if m.udp {
+					e := icmpError(t, client.ip(f.six), m.bytes(t))
+					e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
+					expect(t, "from_pod, error", a.run("from_pod", e.bytes(t), from{device: devPod1}), actOK, 0)
+					sent = append(sent, e)
+				}
+				for _, s := range sent {
+					r := a.run("to_net", s.bytes(t), from{device: devUplink})
+					expect(t, "to_net", r, actOK, 0)
+					if string(r.out) != string(s.bytes(t)) {
+						t.Errorf("leaves as %+v, want it as it was", decode(t, r.out))
+					}
+				}
+				next := client
+				next.incarnation++
+				a.addPod(next)
+				r := a.run("to_net", back.bytes(t), from{device: devUplink})
+				if d := decode(t, r.out); d.src == client.ip(f.six) {
+					t.Errorf("the next pod with the address answers too: verdict %d", r.verdict)
+				}
+			})
+		}
+	}
+}
+
 func icmpID(frame []byte) uint16 {
 	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 	if l, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {

@@ -23,6 +23,7 @@ type world struct {
 	cluster       Cluster
 	startDatapath func(ctx context.Context, p place) (Datapath, error)
 	newEngine     func(o policy.Options, s policy.State, before Engine) (Engine, error)
+	metrics       *metrics                     // nil: the agent's own
 	hostAddresses func() ([]netip.Addr, error) // nil: those of the process's network namespace
 }
 
@@ -38,6 +39,8 @@ type Agent struct {
 	own    derivedWriters
 	checks *checks
 
+	metrics   *metrics
+	census    *census
 	ids       *allocator
 	endpoints *endpoints
 	cni       *cni
@@ -45,6 +48,7 @@ type Agent struct {
 	observer  *observer // nil: flows are not kept
 	past      *past
 	server    *server
+	prober    *prober
 
 	datapathUp chan struct{} // closed when dp is set
 	dp         Datapath
@@ -54,18 +58,23 @@ type Agent struct {
 }
 
 // parts of the agent that say how they are, in the order of a start.
-var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities", "policy", "services", "ciliumendpoints", "cni", "health"}
+var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities", "policy", "services", "ciliumendpoints", "cni", "health", "maps"}
 
 func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	a := &Agent{
 		log: log, opts: o, world: w, started: time.Now(), past: &past{},
 		datapathUp: make(chan struct{}), restored: make(chan struct{}), enforced: make(chan struct{}), ready: make(chan struct{}),
 	}
+	if a.metrics = w.metrics; a.metrics == nil {
+		a.metrics = newMetrics()
+	}
+	a.census = &census{agent: a}
+	a.metrics.Census(measured, a.census.count)
 	a.tables, a.raw, a.own = newTables()
 	a.own.settings.Upsert(settings(o)...)
 	a.checks = newChecks(a.own.checks, parts...)
 	a.ids = newAllocator(w.cluster, a.tables.identities)
-	a.endpoints = newEndpoints(log, o, a.own.endpoints)
+	a.endpoints = newEndpoints(log, o, a.metrics, a.own.endpoints)
 	a.cni = &cni{
 		log: log, opts: o, tables: a.tables, cluster: w.cluster, ids: a.ids, endpoints: a.endpoints,
 		queue: rundir.Dir(filepath.Dir(o.SocketPath)), ready: a.ready, restored: a.restored,
@@ -76,6 +85,7 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 		a.observer = newObserver(o, a.tables)
 	}
 	a.server = &server{agent: a}
+	a.prober = &prober{opts: o, metrics: a.metrics, tables: a.tables, writer: a.own.health, checks: a.checks}
 	return a
 }
 
@@ -86,12 +96,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	tell := &herald{log: a.log, opts: a.opts, tables: a.tables, cluster: a.world.cluster}
 	g.Go(func() error { return a.world.cluster.Reflect(ctx, a.raw) })
 	hosts := &hostAddresses{writer: a.own.hostAddresses, read: a.world.hostAddresses}
 	g.Go(func() error { return a.insist(ctx, "read addresses of the node", hosts.Run) })
 	g.Go(func() error { return a.watchAPIServer(ctx) })
 	g.Go(func() error { return a.insist(ctx, "answer probes of other nodes", a.answerProbes) })
 	g.Go(func() error { return a.insist(ctx, "serve healthz", a.serveHealthz) })
+	g.Go(func() error { return a.insist(ctx, "serve metrics", a.serveMetrics) })
+	g.Go(func() error { return tell.Run(ctx) })
+	g.Go(func() error { return a.insist(ctx, "serve the health API", a.serveHealth) })
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
 	if a.observer != nil {
 		g.Go(func() error { return a.insist(ctx, "serve flows", a.observer.Run) })
@@ -153,20 +167,20 @@ func (a *Agent) boot(ctx context.Context, g *errgroup.Group) error {
 func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	enforce := &enforcer{
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
-		endpoints: a.endpoints, ids: a.ids, checks: a.checks, dp: a.dp, first: a.enforced,
+		endpoints: a.endpoints, ids: a.ids, checks: a.checks, metrics: a.metrics, dp: a.dp, first: a.enforced,
 		newEngine: a.world.newEngine, past: a.past,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
-	policies := &policyReporter{log: a.log, opts: a.opts, tables: a.tables, cluster: a.world.cluster}
-	probe := &prober{opts: a.opts, tables: a.tables, writer: a.own.health, checks: a.checks}
+	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
 	g.Go(func() error { return enforce.Run(ctx) })
 	g.Go(func() error { return identify.Run(ctx) })
 	g.Go(func() error { return balance.Run(ctx) })
 	g.Go(func() error { return publish.Run(ctx) })
 	g.Go(func() error { return policies.Run(ctx) })
-	g.Go(func() error { return probe.Run(ctx) })
+	g.Go(func() error { return a.prober.Run(ctx) })
+	g.Go(func() error { return a.census.watchPressure(ctx, a.dp, a.checks) })
 	g.Go(func() error {
 		return a.insist(ctx, "read events", func(ctx context.Context) error { return a.dp.Events(ctx, a.event) })
 	})

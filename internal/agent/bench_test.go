@@ -41,7 +41,7 @@ func BenchmarkOneEndpointMore(b *testing.B) {
 	kernel := newFakeKernel(b)
 	o := Options{IPv4: true, Routing: RoutingTunnel, RunDir: b.TempDir()}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	m := newEndpoints(log, o, own.endpoints)
+	m := newEndpoints(log, o, newMetrics(), own.endpoints)
 	m.dp = kernel
 	f := &enforcer{
 		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,7 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/label"
-	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 )
 
 // kubeCluster is the real Cluster: the API server by internal/k8s.
@@ -26,14 +27,32 @@ type kubeCluster struct {
 	node   string
 	// clusterPolicies: ClusterNetworkPolicies are carried out.
 	clusterPolicies bool
+	uid             atomic.Value // string: of the Node object, once it was read
 }
 
-func newKubeCluster(o Options) (*kubeCluster, error) {
-	client, err := k8s.NewClient(k8s.Options{APIServer: o.APIServer, Kubeconfig: o.Kubeconfig, UserAgent: "stentor-agent/" + o.Version})
+func newKubeCluster(o Options, m *metrics) (*kubeCluster, error) {
+	client, err := k8s.NewClient(k8s.Options{APIServer: o.APIServer, Kubeconfig: o.Kubeconfig, UserAgent: "stentor-agent/" + o.Version,
+		OnCall: m.countCall, OnObject: m.countEvent})
 	if err != nil {
 		return nil, err
 	}
 	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies}, nil
+}
+
+func (c *kubeCluster) Tell(ctx context.Context, n Notice) error {
+	uid, _ := c.uid.Load().(string)
+	if uid == "" {
+		m, err := c.Machine(ctx)
+		if err != nil {
+			return err
+		}
+		uid = m.UID
+		c.uid.Store(uid)
+	}
+	return c.client.TellEvent(ctx, k8s.NodeEvent{
+		Node: c.node, NodeUID: uid, From: "stentor-agent",
+		Warning: n.Warning, Reason: n.Reason, Message: n.Message, First: n.First, Count: n.Count,
+	})
 }
 
 func (c *kubeCluster) Host() string { return c.client.Host() }
@@ -153,6 +172,6 @@ func (c *kubeCluster) MarkReady(ctx context.Context) error {
 	return err
 }
 
-func (c *kubeCluster) PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error {
-	return c.client.PublishPolicyStatus(ctx, o.Kind, o.Namespace, o.Name, valid, reason)
+func (c *kubeCluster) PublishReport(ctx context.Context, r report.Report) error {
+	return c.client.PublishReport(ctx, c.node, r)
 }

@@ -11,5 +11,6 @@ type (
 	NodeRow      = datapath.NodeRow
 	MapInfo      = datapath.MapInfo
 	MetricRow    = datapath.MetricRow
+	SweepStats   = datapath.SweepStats
 	Event        = datapath.Event
 )

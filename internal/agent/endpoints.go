@@ -30,12 +30,13 @@ const maxEndpoint = abi.EndpointsMax - 1
 // Locking: mu guards pools, ids and policies; busy serializes the calls for one
 // container. The table's rows are changed in transactions only.
 type endpoints struct {
-	log    *slog.Logger
-	opts   Options
-	dp     Datapath
-	state  stateDir
-	writer *table.Writer[endpoint.Endpoint]
-	table  *table.Table[endpoint.Endpoint]
+	log     *slog.Logger
+	opts    Options
+	metrics *metrics
+	dp      Datapath
+	state   stateDir
+	writer  *table.Writer[endpoint.Endpoint]
+	table   *table.Table[endpoint.Endpoint]
 
 	busy    keyedMutex
 	leaving sync.Mutex // an endpoint is opened or relabelled, or on its way out, not both
@@ -49,9 +50,9 @@ type endpoints struct {
 	policies map[uint16][]string // keys of the policies that select an endpoint
 }
 
-func newEndpoints(log *slog.Logger, o Options, w *table.Writer[endpoint.Endpoint]) *endpoints {
+func newEndpoints(log *slog.Logger, o Options, m *metrics, w *table.Writer[endpoint.Endpoint]) *endpoints {
 	return &endpoints{
-		log: log, opts: o, state: stateDir(o.RunDir), writer: w, table: w.Table(),
+		log: log, opts: o, metrics: m, state: stateDir(o.RunDir), writer: w, table: w.Table(),
 		busy: keyedMutex{held: map[string]chan struct{}{}}, coming: map[uint16]bool{}, dirty: map[uint16]bool{}, pools: map[int]*ipam.Pool{},
 		lastID: uint16(rand.Uint32N(maxEndpoint)),
 	}
@@ -75,6 +76,31 @@ func (m *endpoints) setPools(ranges []netip.Prefix) error {
 		m.pools[f] = p
 	}
 	return nil
+}
+
+// usage of the addresses of a family.
+type usage struct {
+	family int
+	taken  int // without the router
+	size   float64
+}
+
+func (m *endpoints) usage() []usage {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []usage
+	for _, f := range m.opts.families() {
+		if p := m.pools[f]; p != nil {
+			u := usage{family: f, size: p.Size() - 1}
+			for _, owner := range p.Taken() {
+				if owner != ipam.OwnerRouter {
+					u.taken++
+				}
+			}
+			out = append(out, u)
+		}
+	}
+	return out
 }
 
 // attachment says what ADD wants.
@@ -153,6 +179,7 @@ func (m *endpoints) reserve(e *endpoint.Endpoint) error {
 		if a, err = pool.Allocate(owner); err != nil {
 			break
 		}
+		m.metrics.countAddress("allocate", f)
 		if f == 4 {
 			e.IPv4 = a
 		} else {
@@ -241,6 +268,7 @@ func (m *endpoints) releaseAddresses(e endpoint.Endpoint) {
 	for _, a := range []netip.Addr{e.IPv4, e.IPv6} {
 		if a.IsValid() && m.pools[familyOf(a)] != nil {
 			m.pools[familyOf(a)].Release(a, owner(e))
+			m.metrics.countAddress("release", familyOf(a))
 		}
 	}
 }

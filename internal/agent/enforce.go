@@ -34,6 +34,7 @@ type enforcer struct {
 	endpoints *endpoints
 	ids       *allocator
 	checks    *checks
+	metrics   *metrics
 	past      *past
 	dp        Datapath
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
@@ -118,7 +119,11 @@ func (f *enforcer) step() error {
 		f.nodeIDs = identitiesOfNodes(nodes, rows, service.APIServers(f.tables.slices.Snapshot()))
 	}
 	out := f.engine.Update(f.input(subjects, nodes, rows))
-	if err := f.dp.ApplyPolicy(out.Ops); err != nil {
+	err := f.dp.ApplyPolicy(out.Ops)
+	if err != nil || len(out.Ops) > 0 {
+		f.metrics.countPolicy(err)
+	}
+	if err != nil {
 		f.astray = true
 		return fmt.Errorf("carry out policy: %w", err)
 	}

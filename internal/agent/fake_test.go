@@ -26,6 +26,7 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 	"github.com/stentor-net/stentor/internal/rpc"
 	"github.com/stentor-net/stentor/internal/service"
 )
@@ -47,6 +48,7 @@ type fakeCluster struct {
 	down     error
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
+	notices  []Notice
 }
 
 func newFakeCluster() *fakeCluster {
@@ -185,9 +187,16 @@ func (c *fakeCluster) MarkReady(context.Context) error {
 	return nil
 }
 
-func (c *fakeCluster) PublishPolicyStatus(context.Context, policy.Object, bool, string) error {
+func (c *fakeCluster) PublishReport(context.Context, report.Report) error {
 	return nil
 }
+func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notices = append(c.notices, n)
+	return c.down
+}
+
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
 func (c *fakeCluster) Host() string                            { return "https://172.30.0.1:6443" }
 
@@ -370,6 +379,7 @@ func (k *fakeKernel) Dump(name string) ([]string, [][]string, error) {
 	return []string{"ID"}, [][]string{{"1"}}, nil
 }
 func (k *fakeKernel) Maps() ([]MapInfo, error) { return []MapInfo{{Name: "endpoints", Max: 4096}}, nil }
+func (k *fakeKernel) Swept() SweepStats        { return SweepStats{Runs: 2, Alive: 5, Deleted: 1} }
 func (k *fakeKernel) Metrics() ([]MetricRow, error) {
 	return []MetricRow{{Reason: 133, ReasonText: "Policy denied", Packets: 3}}, nil
 }

@@ -4,28 +4,32 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
-	"strconv"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/node"
+	"github.com/stentor-net/stentor/internal/ping"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
-// prober asks every node for a connection, by its own address and by its address
-// in the pod network, and answers the probes of others.
+// prober asks every node for a connection and for a ping, by its own addresses
+// and by those in the pod network, and answers the probes of others.
 type prober struct {
-	opts   Options
-	tables *tables
-	writer *table.Writer[rest.NodeHealth]
-	checks *checks
-	dial   func(ctx context.Context, a netip.AddrPort) error // default dialTCP
+	opts    Options
+	metrics *metrics
+	tables  *tables
+	writer  *table.Writer[rest.NodeHealth]
+	checks  *checks
+	dial    func(ctx context.Context, a netip.AddrPort) error // default dialTCP
+	ping    func(ctx context.Context, a netip.Addr) error     // default ping.Echo
+
+	busy sync.Mutex // one step at a time
 }
 
 const (
@@ -40,9 +44,6 @@ func (p *prober) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	if p.dial == nil {
-		p.dial = dialTCP
-	}
 	for {
 		wait := p.opts.ProbeInterval
 		if !p.step(ctx) {
@@ -56,6 +57,8 @@ func (p *prober) Run(ctx context.Context) error {
 
 // step probes every node once, and reports whether all answer.
 func (p *prober) step(ctx context.Context) bool {
+	p.busy.Lock()
+	defer p.busy.Unlock()
 	nodes := rowsOf(p.tables.nodes)
 	rows := make([]rest.NodeHealth, len(nodes))
 	slots := make(chan struct{}, probesAtOnce)
@@ -72,21 +75,34 @@ func (p *prober) step(ctx context.Context) bool {
 		return false
 	}
 	p.writer.Replace(rows, nil)
-	bad := ""
+	var bad []string
 	for _, r := range rows {
-		if !r.Local && (!r.Node.OK || !r.Endpoint.OK) {
-			bad = r.Name
+		if !r.Local && !r.OK() {
+			bad = append(bad, r.Name)
 		}
 	}
-	if bad != "" {
-		p.checks.warn("health", "node "+bad+" does not answer", "traffic to its pods, perhaps", "see the list of nodes")
+	switch {
+	case len(bad) > 0:
+		text := "node " + bad[0] + " does not answer"
+		if len(bad) > 1 {
+			text = fmt.Sprintf("%d nodes do not answer: %s", len(bad), someOf(bad))
+		}
+		p.checks.warn("health", text, "traffic to its pods, perhaps", "see the list of nodes")
 		return false
-	}
-	if len(rows) == 0 {
+	case len(rows) == 0:
 		return false // no node is known yet
 	}
 	p.checks.ok("health", fmt.Sprintf("%d nodes answer", len(rows)))
 	return true
+}
+
+// someOf names a few of many.
+func someOf(names []string) string {
+	const few = 5
+	if len(names) <= few {
+		return strings.Join(names, ", ")
+	}
+	return strings.Join(names[:few], ", ") + fmt.Sprintf(" and %d more", len(names)-few)
 }
 
 func (p *prober) probe(ctx context.Context, n node.Node) rest.NodeHealth {
@@ -94,100 +110,91 @@ func (p *prober) probe(ctx context.Context, n node.Node) rest.NodeHealth {
 	for _, r := range n.PodCIDRs {
 		h.PodCIDRs = append(h.PodCIDRs, r.String())
 	}
-	h.Node = p.one(ctx, n.Underlay())
-	var router netip.Addr
-	if len(n.Router) > 0 {
-		router = n.Router[0]
-	}
-	h.Endpoint = p.one(ctx, router)
+	var both sync.WaitGroup
+	both.Go(func() { h.Node, h.NodeOthers = p.each(ctx, n.Name, reachNode, p.perFamily(n.InternalIP)) })
+	both.Go(func() { h.Endpoint, h.EndpointOthers = p.each(ctx, n.Name, reachEndpoint, p.perFamily(n.Router)) })
+	both.Wait()
 	return h
 }
 
-func (p *prober) one(ctx context.Context, a netip.Addr) rest.Probe {
-	if !a.IsValid() {
-		return rest.Probe{Error: "the node has not published its address"}
+// perFamily is the first address of each family in use, IPv4 before IPv6. Nodes
+// may have addresses of a family that pods do not: one is enough then.
+func (p *prober) perFamily(list []netip.Addr) (out []netip.Addr) {
+	for _, f := range p.opts.families() {
+		if i := slices.IndexFunc(list, func(a netip.Addr) bool { return familyOf(a) == f }); i >= 0 {
+			out = append(out, list[i])
+		}
 	}
+	if len(out) == 0 && len(list) > 0 {
+		out = list[:1]
+	}
+	return out
+}
+
+func (p *prober) each(ctx context.Context, name, kind string, list []netip.Addr) (first rest.Probe, others []rest.Probe) {
+	if len(list) == 0 {
+		return rest.Probe{Error: "the node has not published its address"}, nil
+	}
+	probes := make([]rest.Probe, len(list))
+	var all sync.WaitGroup
+	for i, a := range list {
+		all.Go(func() {
+			primary := "primary"
+			if i > 0 {
+				primary = "secondary"
+			}
+			probes[i] = p.one(ctx, a, func(protocol string, took time.Duration) {
+				p.metrics.probes.Observe(took.Seconds(), p.opts.ClusterName, p.opts.NodeName, kind, protocol, primary)
+			})
+		})
+	}
+	all.Wait()
+	return probes[0], probes[1:]
+}
+
+// one tries an address, and observes what is answered.
+func (p *prober) one(ctx context.Context, a netip.Addr, observe func(protocol string, took time.Duration)) rest.Probe {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	start := time.Now()
-	if err := p.dial(ctx, netip.AddrPortFrom(a, p.opts.ProbePort)); err != nil {
-		return rest.Probe{IP: a.String(), Error: err.Error()}
+	out := rest.Probe{IP: a.String(), Ping: &rest.Ping{}}
+	var both sync.WaitGroup
+	both.Go(func() {
+		echo := p.ping
+		if echo == nil {
+			echo = func(ctx context.Context, a netip.Addr) error { return ping.Echo(ctx, a, 0) }
+		}
+		out.Ping.OK, out.Ping.Latency, out.Ping.Error = timed(func() error { return echo(ctx, a) })
+	})
+	dial := p.dial
+	if dial == nil {
+		dial = dialTCP
 	}
-	return rest.Probe{IP: a.String(), OK: true, Latency: time.Since(start).Nanoseconds()}
+	out.OK, out.Latency, out.Error = timed(func() error { return dial(ctx, netip.AddrPortFrom(a, p.opts.ProbePort)) })
+	both.Wait()
+	if out.OK {
+		observe("http", time.Duration(out.Latency))
+	}
+	if out.Ping.OK {
+		observe("icmp", time.Duration(out.Ping.Latency))
+	}
+	return out
+}
+
+// timed tells how a try went, and how long it took in nanoseconds if it went well.
+func timed(try func() error) (ok bool, took int64, text string) {
+	start := time.Now()
+	if err := try(); err != nil {
+		return false, 0, err.Error()
+	}
+	return true, time.Since(start).Nanoseconds(), ""
 }
 
 func dialTCP(ctx context.Context, a netip.AddrPort) error {
 	var d net.Dialer
+	d.SetMultipathTCP(false)
 	conn, err := d.DialContext(ctx, "tcp", a.String())
 	if err != nil {
 		return err
 	}
 	return conn.Close()
-}
-
-// serveHTTP serves until ctx ends.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if srv.Shutdown(grace) != nil {
-			srv.Close()
-		}
-	})
-	err := srv.Serve(l)
-	if !stop() {
-		<-stopped
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
-// answerProbes accepts connections of other nodes on every address of this one.
-func (a *Agent) answerProbes(ctx context.Context) error {
-	if a.opts.ProbePort == 0 {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	l, err := listen(ctx, net.JoinHostPort("", strconv.Itoa(int(a.opts.ProbePort))))
-	if err != nil {
-		return err
-	}
-	return serveHTTP(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
-}
-
-// serveHealthz answers kubelet's probes: 200 while the agent works.
-func (a *Agent) serveHealthz(ctx context.Context) error {
-	if a.opts.HealthPort == 0 {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := a.healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		w.Write([]byte("ok\n"))
-	})
-	host := "127.0.0.1"
-	if !a.opts.IPv4 {
-		host = "::1"
-	}
-	l, err := listen(ctx, net.JoinHostPort(host, strconv.Itoa(int(a.opts.HealthPort))))
-	if err != nil {
-		return err
-	}
-	return serveHTTP(ctx, l, mux)
-}
-
-// listen opens a TCP socket without MPTCP, which does not go well with eBPF.
-func listen(ctx context.Context, address string) (net.Listener, error) {
-	var c net.ListenConfig
-	c.SetMultipathTCP(false)
-	return c.Listen(ctx, "tcp", address)
 }

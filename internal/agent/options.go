@@ -81,6 +81,7 @@ type Options struct {
 	CNIChaining   string // Chaining*
 	CNIExclusive  bool
 	CustomCNIConf bool
+	MetricsAddr   string // host:port where Prometheus scrapes; empty: nowhere
 	HealthPort    uint16 // of healthz on the loopback address
 	ProbePort     uint16 // on which nodes answer each other's probes; 0: no probes
 	ProbeInterval time.Duration
@@ -113,6 +114,9 @@ func (o *Options) validate() error {
 	}
 	if o.MTU != 0 && (o.MTU < 1280 || o.MTU > 65535) {
 		return fmt.Errorf("mtu: %d is not within 1280..65535", o.MTU)
+	}
+	if err := checkMetricsAddr(o.MetricsAddr); err != nil {
+		return err
 	}
 	var err error
 	o.labels, err = endpoint.NewFilter(o.LabelFilterText)

@@ -59,6 +59,14 @@ func (p *past) current() *policy.Explainer {
 	return p.now
 }
 
+// revision of the policy in force; 0 before the first.
+func (p *past) revision() uint64 {
+	if x := p.current(); x != nil {
+		return x.Revision()
+	}
+	return 0
+}
+
 // around gives the explainers that may have judged a packet whose event was
 // read at a moment, the likeliest first. reach says whether that moment is not
 // further back than what is kept.

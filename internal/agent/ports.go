@@ -12,6 +12,7 @@ import (
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/policy/report"
 	"github.com/stentor-net/stentor/internal/service"
 )
 
@@ -54,8 +55,11 @@ type Cluster interface {
 	DeleteEndpoint(ctx context.Context, namespace, name, podUID string) error
 	// MarkReady removes the taint of a node without agent, and says that the network works.
 	MarkReady(ctx context.Context) error
-	// PublishPolicyStatus stores what became of a CNP or CCNP.
-	PublishPolicyStatus(ctx context.Context, o policy.Object, valid bool, reason string) error
+	// PublishReport tells the operator what policy this node has in force.
+	PublishReport(ctx context.Context, r report.Report) error
+	// Tell makes an event on this node's object, or brings the one of the same
+	// reason and beginning up to date.
+	Tell(ctx context.Context, n Notice) error
 	// Version asks the server for its version, the cheapest call there is.
 	Version(ctx context.Context) (string, error)
 	// Host is the server's address.
@@ -85,6 +89,7 @@ type Datapath interface {
 	Dump(name string) (headings []string, rows [][]string, err error)
 	Maps() ([]MapInfo, error)
 	Metrics() ([]MetricRow, error)
+	Swept() SweepStats
 	Run(ctx context.Context) error
 	Close() error
 }

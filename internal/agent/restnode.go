@@ -3,10 +3,8 @@
 package agent
 
 import (
-	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/stentor-net/stentor/api/rest"
@@ -138,50 +136,6 @@ func (a *Agent) mapNamed(name string) (any, error) {
 		}
 	}
 	return nil, notFound("there is no map %s", name)
-}
-
-func (a *Agent) metrics() (any, error) {
-	dp, err := a.datapath()
-	if err != nil {
-		return nil, err
-	}
-	rows, err := dp.Metrics()
-	if err != nil {
-		return nil, err
-	}
-	out := []rest.Metric{}
-	for _, r := range rows {
-		direction := "EGRESS"
-		if r.Ingress {
-			direction = "INGRESS"
-		}
-		labels := map[string]string{"direction": direction}
-		packets, bytes := "cilium_forward_count_total", "cilium_forward_bytes_total"
-		if r.Reason != 0 {
-			packets, bytes = "cilium_drop_count_total", "cilium_drop_bytes_total"
-			labels["reason"] = r.ReasonText
-		}
-		out = append(out, rest.Metric{Name: packets, Value: float64(r.Packets), Labels: labels},
-			rest.Metric{Name: bytes, Value: float64(r.Bytes), Labels: labels})
-	}
-	return append(out, a.ownMetrics()...), nil
-}
-
-// ownMetrics count what the tables hold.
-func (a *Agent) ownMetrics() []rest.Metric {
-	states := map[string]int{}
-	for _, e := range a.tables.endpoints.Snapshot().All() {
-		states[string(e.State)]++
-	}
-	out := []rest.Metric{
-		{Name: "cilium_endpoint", Value: float64(a.tables.endpoints.Snapshot().Len())},
-		{Name: "cilium_identity", Value: float64(a.tables.identities.Snapshot().Len()), Labels: map[string]string{"type": "cluster_local"}},
-		{Name: "cilium_policy", Value: float64(a.tables.policies.Snapshot().Len())},
-	}
-	for _, s := range slices.Sorted(maps.Keys(states)) {
-		out = append(out, rest.Metric{Name: "cilium_endpoint_state", Value: float64(states[s]), Labels: map[string]string{"endpoint_state": s}})
-	}
-	return out
 }
 
 func (a *Agent) tableList() []rest.TableInfo {

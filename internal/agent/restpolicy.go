@@ -54,3 +54,14 @@ func (a *Agent) policySelectors(subjects bool) (any, error) {
 	}
 	return out, nil
 }
+
+// quarantined counts the policies that are set aside.
+func (a *Agent) quarantined() int {
+	n := 0
+	for _, v := range a.tables.verdicts.Snapshot().All() {
+		if !v.Valid {
+			n++
+		}
+	}
+	return n
+}

@@ -21,13 +21,14 @@ func Run(ctx context.Context, log *slog.Logger, o Options) error {
 		return err
 	}
 	k8s.LogTo(log)
-	cluster, err := newKubeCluster(o)
+	m := newMetrics()
+	cluster, err := newKubeCluster(o, m)
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
 	}
 	log.Info("agent starts", "version", o.Version, "node", o.NodeName, "apiServer", cluster.Host())
 	return newAgent(log, o, world{
-		cluster: cluster,
+		cluster: cluster, metrics: m,
 		startDatapath: func(ctx context.Context, p place) (Datapath, error) {
 			return datapath.Start(ctx, log, o.datapathConfig(p))
 		},

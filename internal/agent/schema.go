@@ -88,6 +88,8 @@ var schema = []Key{
 	port("cluster-health-port", "4240", "TCP port on which nodes answer each other's probes; 0: no probes.", func(o *Options) *uint16 { return &o.ProbePort }),
 	duration("health-probe-interval", "10s", "Time between two probes of the same node.", func(o *Options) *time.Duration { return &o.ProbeInterval }),
 
+	text("prometheus-serve-addr", "", "Where Prometheus scrapes /metrics, such as :9962; empty: nowhere.", func(o *Options) *string { return &o.MetricsAddr }),
+
 	operator("cluster-pool-ipv4-cidr", "10.0.0.0/8", "Ranges of the cluster out of which nodes get theirs."),
 	operator("cluster-pool-ipv4-mask-size", "24", "Length of a node's range."),
 	operator("cluster-pool-ipv6-cidr", "fd00::/104", "Ranges of the cluster out of which nodes get theirs."),
@@ -98,6 +100,7 @@ var schema = []Key{
 	operator("skip-crd-creation", "false", "Leave the CustomResourceDefinitions to somebody else."),
 	operator("remove-cilium-node-taints", "false", "Remove the taint of nodes that have pod ranges, for agents without the right to change nodes."),
 	operator("k8s-namespace", "", "Namespace of the operator's Lease; empty: the variable K8S_NAMESPACE."),
+	operator("operator-prometheus-serve-addr", "", "Where Prometheus scrapes /metrics of the operator, such as :9963; empty: nowhere."),
 	operator("operator-api-serve-addr", "127.0.0.1:9234", "Where the operator answers /healthz and /readyz; -: nowhere."),
 }
 

@@ -83,7 +83,7 @@ func (s *server) handler() http.Handler {
 	handle("PATCH "+rest.PathConfig, a.patchConfig)
 	handle("GET "+rest.PathMap, func(*http.Request) (any, error) { return a.mapList() })
 	handle("GET "+rest.PathMapName+"{name}", func(r *http.Request) (any, error) { return a.mapNamed(r.PathValue("name")) })
-	handle("GET "+rest.PathMetrics, func(*http.Request) (any, error) { return a.metrics() })
+	handle("GET "+rest.PathMetrics, func(*http.Request) (any, error) { return a.metricList() })
 	handle("GET "+rest.PathDB, func(*http.Request) (any, error) { return a.tableList(), nil })
 	handle("GET "+rest.PathDBTable+"{table}", func(r *http.Request) (any, error) { return a.tableNamed(r.PathValue("table")) })
 	handle("GET "+rest.PathBPF+"{name}", func(r *http.Request) (any, error) { return a.bpfDump(r.PathValue("name")) })

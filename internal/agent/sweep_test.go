@@ -12,7 +12,7 @@ import (
 func TestAnEndpointWithoutNamespaceGoesAtTheSecondLook(t *testing.T) {
 	_, _, own := newTables()
 	kernel := newFakeKernel(t)
-	m := newEndpoints(slog.New(slog.DiscardHandler), Options{RunDir: t.TempDir()}, own.endpoints)
+	m := newEndpoints(slog.New(slog.DiscardHandler), Options{RunDir: t.TempDir()}, newMetrics(), own.endpoints)
 	m.dp = kernel
 	own.endpoints.Upsert(
 		endpoint.Endpoint{ID: 1, Incarnation: 7, ContainerID: "lost", ContainerIfName: "eth0", NetNS: t.TempDir() + "/none"},

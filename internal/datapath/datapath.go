@@ -33,6 +33,9 @@ type Datapath struct {
 	links    *link.Node
 	programs *load.Programs
 	nodes    []NodeRow // of the last SetNodes
+
+	sweptMu sync.Mutex
+	swept   SweepStats
 }
 
 // Start brings the datapath of the node up, or takes over the one that runs:

@@ -3,6 +3,8 @@
 package datapath
 
 import (
+	"time"
+
 	"github.com/stentor-net/stentor/internal/datapath/maps"
 )
 
@@ -18,6 +20,20 @@ type MetricRow struct {
 	ReasonText     string
 	Ingress        bool
 	Packets, Bytes uint64
+}
+
+// SweepStats counts the looks for flows whose time is over.
+type SweepStats struct {
+	Runs, Failures uint64
+	Alive, Deleted int           // flows, NAT rows and service flows that the last look found, and took
+	Took           time.Duration // of the last look
+}
+
+// Swept tells of the looks for flows since Start.
+func (d *Datapath) Swept() SweepStats {
+	d.sweptMu.Lock()
+	defer d.sweptMu.Unlock()
+	return d.swept
 }
 
 // Maps describes every table.

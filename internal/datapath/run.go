@@ -5,6 +5,8 @@ package datapath
 import (
 	"context"
 	"time"
+
+	"github.com/stentor-net/stentor/internal/datapath/maps"
 )
 
 // How often Run does what.
@@ -46,7 +48,9 @@ func (d *Datapath) Run(ctx context.Context) error {
 
 func (d *Datapath) sweep() {
 	d.tables.SettleServices()
+	start := time.Now()
 	r, err := d.tables.Sweep()
+	d.countSweep(r, time.Since(start), err)
 	if err != nil {
 		d.log.Warn("tables not swept", "error", err)
 		return
@@ -55,6 +59,17 @@ func (d *Datapath) sweep() {
 		d.log.Warn("flow table is nearly full: unanswered flows ended early", "flows", r.Flows, "ended", r.Early)
 	}
 	d.log.Debug("swept", "flows", r.Flows, "nat", r.NAT, "serviceFlows", r.ServiceFlows, "expired", r.Expired)
+}
+
+func (d *Datapath) countSweep(r maps.Swept, took time.Duration, err error) {
+	d.sweptMu.Lock()
+	defer d.sweptMu.Unlock()
+	if err != nil {
+		d.swept.Failures++
+		return
+	}
+	d.swept.Runs++
+	d.swept.Alive, d.swept.Deleted, d.swept.Took = r.Flows+r.NAT+r.ServiceFlows, r.Expired+r.Early, took
 }
 
 // Repair puts right what someone else has changed; Run calls it regularly.

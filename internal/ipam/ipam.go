@@ -6,6 +6,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -82,6 +83,19 @@ func usable(r netip.Prefix) (first, last netip.Addr) {
 		last = last.Prev()
 	}
 	return r.Addr().Next(), last
+}
+
+// Size is how many addresses the ranges have for owners, the router included.
+func (p *Pool) Size() float64 {
+	n := 0.0
+	for _, r := range p.opts.Ranges {
+		without := 1.0 // the network's address
+		if r.Addr().Is4() {
+			without++ // the broadcast address
+		}
+		n += math.Exp2(float64(r.Addr().BitLen()-r.Bits())) - without
+	}
+	return n
 }
 
 // Allocate gives a free address to the owner.

@@ -27,6 +27,8 @@ type Client struct {
 	codecs serializer.CodecFactory
 	params runtime.ParameterCodec
 
+	onObject func(kind, action string) // optional
+
 	mu     sync.Mutex
 	groups map[schema.GroupVersion]rest.Interface
 }
@@ -37,7 +39,31 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewClientForConfig(config)
+	if o.OnCall != nil {
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counted{next, o.OnCall} })
+	}
+	c, err := NewClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	c.onObject = o.OnObject
+	return c, nil
+}
+
+// counted tells of every request.
+type counted struct {
+	next http.RoundTripper
+	tell func(host, method string, status int)
+}
+
+func (c *counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.next.RoundTrip(r)
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	c.tell(r.URL.Host, r.Method, status)
+	return resp, err
 }
 
 // NewClientForConfig makes a client from a ready configuration. One that names

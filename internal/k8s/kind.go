@@ -44,6 +44,7 @@ var (
 	Services        = Kind[*corev1.Service]{corev1.SchemeGroupVersion, "Service", "services", func() *corev1.Service { return &corev1.Service{} }, func() runtime.Object { return &corev1.ServiceList{} }}
 	EndpointSlices  = Kind[*discoveryv1.EndpointSlice]{discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} }, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }}
 	NetworkPolicies = Kind[*networkingv1.NetworkPolicy]{networkingv1.SchemeGroupVersion, "NetworkPolicy", "networkpolicies", func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} }, func() runtime.Object { return &networkingv1.NetworkPolicyList{} }}
+	Events          = Kind[*corev1.Event]{corev1.SchemeGroupVersion, "Event", "events", func() *corev1.Event { return &corev1.Event{} }, func() runtime.Object { return &corev1.EventList{} }}
 	Leases          = Kind[*coordinationv1.Lease]{coordinationv1.SchemeGroupVersion, "Lease", "leases", func() *coordinationv1.Lease { return &coordinationv1.Lease{} }, func() runtime.Object { return &coordinationv1.LeaseList{} }}
 
 	CiliumEndpoints  = Kind[*ciliumv2.CiliumEndpoint]{ciliumGroup, "CiliumEndpoint", "ciliumendpoints", func() *ciliumv2.CiliumEndpoint { return &ciliumv2.CiliumEndpoint{} }, func() runtime.Object { return &ciliumv2.CiliumEndpointList{} }}

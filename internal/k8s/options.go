@@ -29,6 +29,12 @@ type Options struct {
 	// per second, 100 at once.
 	QPS   float32
 	Burst int
+	// OnCall is told of every request with the status of the answer, 0 without
+	// one. Optional.
+	OnCall func(host, method string, status int)
+	// OnObject is told of every change of a watched object: create, update,
+	// delete. Optional.
+	OnObject func(kind, action string)
 }
 
 func (o Options) validate() error {

@@ -19,8 +19,9 @@ import (
 
 // reflection keeps the rows of one kind of object in a table.
 type reflection[T Object, R any] struct {
-	kind   Kind[T]
-	fields string // field selector, "" is all
+	kind      Kind[T]
+	namespace string // "" is all
+	fields    string // field selector, "" is all
 	// row converts an object; false leaves it out.
 	row func(T) (R, bool)
 	key func(R) string
@@ -58,17 +59,17 @@ func (r reflection[T, R]) run(ctx context.Context, c *Client, w *table.Writer[R]
 	if err != nil {
 		return err
 	}
-	rows := &store[T, R]{reflection: r, writer: w, names: map[string]string{}}
+	rows := &store[T, R]{reflection: r, writer: w, names: map[string]string{}, onObject: c.onObject}
 	request := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = r.fields
 		list := r.kind.list()
-		err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
+		err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Do(ctx).Into(list)
 		rows.undefined(err)
 		return list, err
 	}
 	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		o.FieldSelector, o.Watch = r.fields, true
-		w, err := group.Get().Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
+		w, err := group.Get().NamespaceIfScoped(r.namespace, r.namespace != "").Resource(r.kind.path).VersionedParams(&o, c.params).Watch(ctx)
 		rows.undefined(err)
 		return w, err
 	}
@@ -92,6 +93,8 @@ type store[T Object, R any] struct {
 	// names holds the key of the row of each object: an object whose key
 	// changed, or that is left out now, must not leave its old row behind.
 	names map[string]string
+	// onObject is told of each change. Optional.
+	onObject func(kind, action string)
 }
 
 func (s *store[T, R]) put(tx *table.Tx[R], object T) {
@@ -106,8 +109,13 @@ func (s *store[T, R]) put(tx *table.Tx[R], object T) {
 		tx.Delete(old)
 	}
 	s.names[name] = k
-	if old, had := tx.Get(k); !had || !s.equal(old, row) {
+	switch old, had := tx.Get(k); {
+	case !had:
 		tx.Upsert(row)
+		s.tell("create")
+	case !s.equal(old, row):
+		tx.Upsert(row)
+		s.tell("update")
 	}
 }
 
@@ -122,6 +130,13 @@ func (s *store[T, R]) drop(tx *table.Tx[R], name string) {
 	if k, had := s.names[name]; had {
 		tx.Delete(k)
 		delete(s.names, name)
+		s.tell("delete")
+	}
+}
+
+func (s *store[T, R]) tell(action string) {
+	if s.onObject != nil {
+		s.onObject(s.kind.name, action)
 	}
 }
 
@@ -162,6 +177,7 @@ func (s *store[T, R]) Replace(objects []any, _ string) error {
 		for k, row := range s.writer.Table().Snapshot().All() {
 			if !keep[k] && (s.mine == nil || s.mine(row)) {
 				tx.Delete(k)
+				s.tell("delete")
 			}
 		}
 	})

@@ -136,7 +136,8 @@ func TestAPolicyLearnsWhetherItWasAccepted(t *testing.T) {
 	s := k8stest.New(t)
 	const path = "apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies/p"
 	s.Put(path, `{"spec":{"endpointSelector":{},"ingress":[{}]}}`)
-	if err := s.Client().PublishPolicyStatus(t.Context(), policy.KindCiliumNetworkPolicy, "default", "p", false, "no such thing"); err != nil {
+	if err := s.Client().PublishPolicyConditions(t.Context(), policy.Object{Kind: policy.KindCiliumNetworkPolicy, Namespace: "default", Name: "p"},
+		ciliumv2.PolicyCondition{Type: "Valid", Status: "False", Message: "no such thing"}); err != nil {
 		t.Fatal(err)
 	}
 	o := s.Object(path)
@@ -152,7 +153,7 @@ func TestAClusterNetworkPolicyLearnsItInAConditionWithAMessage(t *testing.T) {
 	s := k8stest.New(t)
 	const path = "apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/p"
 	s.Put(path, `{"spec":{"tier":"Admin"}}`)
-	if err := s.Client().PublishPolicyStatus(t.Context(), policy.KindClusterNetworkPolicy, "", "p", true, ""); err != nil {
+	if err := s.Client().PublishPolicyConditions(t.Context(), policy.Object{Kind: policy.KindClusterNetworkPolicy, Name: "p"}, ciliumv2.PolicyCondition{Type: "Valid", Status: "True"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(s.Object(path)["status"]); !strings.Contains(got, "status:True") || !strings.Contains(got, "message:the policy is in force") {

@@ -67,7 +67,7 @@ func TestARealAPIServerTakesWhatWeWrite(t *testing.T) {
 			Namespace: "kube-system", Identity: "test", LeaseName: prefix + "lease", HealthAddress: "-",
 			PodRanges: small(), IdentityGCInterval: 100 * time.Millisecond, IdentityTimeout: time.Second, EndpointGCInterval: 500 * time.Millisecond,
 			Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		}, c)
+		}, c, newMetrics("test"))
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -208,7 +208,7 @@ func testPolicies(t *testing.T, c *k8s.Client, prefix string) {
 	if o, ok := row.Spec.(*ciliumv2.CiliumNetworkPolicy); !ok || o.Spec.Ingress[0].FromEndpoints == nil {
 		t.Errorf("the empty list was lost: %+v", row.Spec)
 	}
-	if err := c.PublishPolicyStatus(t.Context(), policy.KindCiliumNetworkPolicy, "default", name, true, "tried by a test"); err != nil {
+	if err := c.PublishPolicyConditions(t.Context(), row, ciliumv2.PolicyCondition{Type: "Valid", Status: "True", Message: "tried by a test"}); err != nil {
 		t.Error(err)
 	}
 	err := c.CreatePolicy(t.Context(), []byte(`{"apiVersion":"cilium.io/v2","kind":"CiliumClusterwideNetworkPolicy","metadata":{"name":"st-bad"},"spec":{"endpointSelector":{},"ingress":[{"fromEntities":["moon"]}]}}`))

@@ -74,6 +74,7 @@ func (op *operator) collectIdentities(ctx context.Context, view *view) error {
 	for {
 		v := judgeIdentities(time.Now(), view.identities.Snapshot(), view.endpoints.Snapshot(), op.IdentityTimeout, op.DuplicateTimeout)
 		op.carryOut(ctx, v)
+		op.metrics.runs.Inc("success")
 		wait := op.IdentityGCInterval
 		if v.next > 0 {
 			wait = min(wait, v.next+time.Second) // marks have whole seconds
@@ -97,6 +98,7 @@ func (op *operator) carryOut(ctx context.Context, v verdicts) {
 		err := k8s.CiliumIdentities.DeleteVersion(ctx, op.client, i.object)
 		op.check(ctx, "identity not removed", i, err)
 		if err == nil {
+			op.metrics.removed.Inc("identity")
 			op.Log.Info("identity removed", "identity", i.Number, "labels", i.Labels)
 		}
 	}

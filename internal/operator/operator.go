@@ -67,9 +67,19 @@ type Options struct {
 	// the right to change nodes. [remove-cilium-node-taints]
 	RemoveTaint bool
 
+	// ClusterPolicies says that agents carry out ClusterNetworkPolicies, whose
+	// status is then written, too. [enable-k8s-cluster-network-policy]
+	ClusterPolicies bool
+
 	// HealthAddress serves /healthz and /readyz. Optional: 127.0.0.1:9234; "-"
 	// turns it off. [operator-api-serve-addr]
 	HealthAddress string
+
+	// MetricsAddress serves /metrics. Optional; empty is nowhere.
+	// [operator-prometheus-serve-addr]
+	MetricsAddress string
+	// Version of the program, for metrics. Optional.
+	Version string
 
 	// Log is told what changes. Optional.
 	Log *slog.Logger
@@ -117,7 +127,8 @@ func (o *Options) complete() error {
 // operator is one running replica.
 type operator struct {
 	Options
-	client *k8s.Client
+	client  *k8s.Client
+	metrics *metrics
 	// leader and ready are what the health server tells.
 	leader, ready atomic.Bool
 }
@@ -129,14 +140,16 @@ func Run(ctx context.Context, o Options) error {
 	if o.Log != nil {
 		k8s.LogTo(o.Log)
 	}
+	m := newMetrics(o.Version)
+	o.Kubernetes.OnCall, o.Kubernetes.OnObject = m.countCall, m.countEvent
 	client, err := k8s.NewClient(o.Kubernetes)
 	if err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
-	return run(ctx, o, client)
+	return run(ctx, o, client, m)
 }
 
-func run(ctx context.Context, o Options, client *k8s.Client) error {
+func run(ctx context.Context, o Options, client *k8s.Client, m *metrics) error {
 	if err := o.complete(); err != nil {
 		return err
 	}
@@ -147,10 +160,11 @@ func run(ctx context.Context, o Options, client *k8s.Client) error {
 			return fmt.Errorf("operator: %w", err)
 		}
 	}
-	op := &operator{Options: o, client: client}
+	op := &operator{Options: o, client: client, metrics: m}
 	election := k8s.Election{Namespace: o.Namespace, Name: o.LeaseName, Identity: o.Identity, Log: o.Log}
 	return together(ctx,
 		op.serveHealth,
+		op.serveMetrics,
 		func(ctx context.Context) error {
 			return election.Run(ctx, client, func(ctx context.Context) error { return op.lead(ctx, pool) })
 		},
@@ -160,7 +174,9 @@ func run(ctx context.Context, o Options, client *k8s.Client) error {
 // lead does the work of the leader.
 func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 	op.leader.Store(true)
+	op.metrics.leader.Store(true)
 	defer op.leader.Store(false)
+	defer op.metrics.leader.Store(false)
 	if !op.SkipDefinitions {
 		if err := op.installDefinitions(ctx); err != nil {
 			return err
@@ -168,9 +184,13 @@ func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 	}
 	op.ready.Store(true)
 	view := newView()
+	view.clusterPolicies = op.ClusterPolicies
+	op.metrics.view.Store(view)
+	defer op.metrics.view.Store(nil)
 	work := []func(context.Context) error{
 		func(ctx context.Context) error { return view.reflect(ctx, op.client) },
 	}
+	work = append(work, func(ctx context.Context) error { return newPolicyWriter(op, view).run(ctx) })
 	if pool != nil {
 		r := &ranges{client: op.client, pool: pool, log: op.Log, given: map[string]*gift{}}
 		work = append(work, func(ctx context.Context) error { return r.run(ctx, view.nodes) })

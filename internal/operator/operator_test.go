@@ -37,7 +37,7 @@ func start(t *testing.T, s *k8stest.Server, o Options) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, o, s.Client()) }()
+	go func() { done <- run(ctx, o, s.Client(), newMetrics(o.Version)) }()
 	stopped := false
 	stop = func() {
 		if stopped {
@@ -243,7 +243,7 @@ func TestOptionsWithoutANameAreRefused(t *testing.T) {
 		"namespace and identity": {},
 		`ipam "magic"`:           {Namespace: "a", Identity: "b", IPAM: "magic"},
 	} {
-		if err := run(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if err := run(t.Context(), o, nil, newMetrics("")); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 		}
 	}

@@ -103,6 +103,7 @@ func (op *operator) removeNode(ctx context.Context, n nodeRow) {
 func (op *operator) removed(ctx context.Context, what, name string, err error) {
 	switch {
 	case err == nil:
+		op.metrics.removed.Inc(what)
 		op.Log.Info("orphan removed", "kind", what, "name", name)
 	case ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
 		op.Log.Warn("orphan not removed", "kind", what, "name", name, "error", err)

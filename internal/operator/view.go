@@ -12,6 +12,7 @@ import (
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/k8s"
+	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
@@ -55,17 +56,23 @@ type kubeNodeRow struct {
 
 // view is the cluster as the operator sees it: raw tables.
 type view struct {
+	clusterPolicies bool // ClusterNetworkPolicies count, too
+
 	nodes      *table.Table[nodeRow]
 	identities *table.Table[identityRow]
 	endpoints  *table.Table[endpointRow]
 	pods       *table.Table[podRow]
 	kubeNodes  *table.Table[kubeNodeRow]
+	policies   *table.Table[policy.Object]
+	reports    *table.Table[k8s.NodeReport]
 
 	nodeWriter     *table.Writer[nodeRow]
 	identityWriter *table.Writer[identityRow]
 	endpointWriter *table.Writer[endpointRow]
 	podWriter      *table.Writer[podRow]
 	kubeNodeWriter *table.Writer[kubeNodeRow]
+	policyWriter   *table.Writer[policy.Object]
+	reportWriter   *table.Writer[k8s.NodeReport]
 }
 
 func newView() *view {
@@ -75,6 +82,8 @@ func newView() *view {
 	v.endpoints, v.endpointWriter = newTable("ciliumendpoints", endpointKey)
 	v.pods, v.podWriter = newTable("pods", podKey)
 	v.kubeNodes, v.kubeNodeWriter = newTable("nodes", kubeNodeKey)
+	v.policies, v.policyWriter = policy.NewTable()
+	v.reports, v.reportWriter = newTable("policyreports", reportKey)
 	return v
 }
 
@@ -103,6 +112,8 @@ func (v *view) reflect(ctx context.Context, c *k8s.Client) error {
 		func(ctx context.Context) error {
 			return k8s.Reflect(ctx, c, k8s.Pods, k8s.Mapping[*corev1.Pod, podRow]{Row: podFrom, Key: podKey}, v.podWriter)
 		},
+		func(ctx context.Context) error { return k8s.ReflectPolicies(ctx, c, v.clusterPolicies, v.policyWriter) },
+		func(ctx context.Context) error { return k8s.ReflectReports(ctx, c, v.reportWriter) },
 		func(ctx context.Context) error {
 			return k8s.Reflect(ctx, c, k8s.Nodes, k8s.Mapping[*corev1.Node, kubeNodeRow]{Row: kubeNodeFrom, Key: kubeNodeKey}, v.kubeNodeWriter)
 		},

@@ -1,278 +1,152 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package policy
+package policy_test
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
-	networkingv1 "k8s.io/api/networking/v1"
-	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
-
-	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
-	"github.com/stentor-net/stentor/internal/endpoint"
-	"github.com/stentor-net/stentor/internal/identity"
-	"github.com/stentor-net/stentor/internal/label"
+	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/testkit/corpus"
 )
 
-// corpus finds a folder of verdicts: in the folder that STENTOR_POLICY_CORPUS
-// names, or in ../shared/data/policy beside the checkout.
-func corpus(t testing.TB, name string) []string {
-	t.Helper()
-	dir := os.Getenv("STENTOR_POLICY_CORPUS")
-	if dir == "" {
-		at, err := os.Getwd()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for {
-			dir = filepath.Join(at, "shared", "data", "policy")
-			if _, err := os.Stat(dir); err == nil {
-				break
-			}
-			up := filepath.Dir(at)
-			if up == at {
-				t.Skip("no verdict corpora: neither STENTOR_POLICY_CORPUS nor shared/data/policy beside the checkout")
-			}
-			at = up
-		}
-	}
-	files, err := filepath.Glob(filepath.Join(dir, name, "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		t.Skipf("no verdict corpus %s in %s", name, dir)
-	}
-	return files
-}
-
-func readJSON(t testing.TB, file string, into any) {
-	t.Helper()
-	raw, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-}
-
-// decodeObject turns the JSON of an object into a policy object.
-func decodeObject(t testing.TB, raw json.RawMessage) Object {
-	t.Helper()
-	var head struct {
-		Kind     Kind
-		Metadata struct {
-			Name, Namespace string
-			Annotations     map[string]string
-		}
-	}
-	if err := json.Unmarshal(raw, &head); err != nil {
-		t.Fatal(err)
-	}
-	if head.Kind == "" {
-		head.Kind = KindNetworkPolicy // some of cyclonus leave it out
-	}
-	o := Object{Kind: head.Kind, Namespace: head.Metadata.Namespace, Name: head.Metadata.Name,
-		Audit: head.Metadata.Annotations[AnnotationAudit] == "true"}
-	var err error
-	switch head.Kind {
-	case KindNetworkPolicy:
-		spec := &networkingv1.NetworkPolicy{}
-		err, o.Spec = json.Unmarshal(raw, spec), spec
-	case KindCiliumNetworkPolicy:
-		spec := &ciliumv2.CiliumNetworkPolicy{}
-		err, o.Spec = json.Unmarshal(raw, spec), spec
-	case KindCiliumClusterwideNetworkPolicy:
-		spec := &ciliumv2.CiliumClusterwideNetworkPolicy{}
-		err, o.Spec = json.Unmarshal(raw, spec), spec
-	case KindClusterNetworkPolicy:
-		spec := &npa.ClusterNetworkPolicy{}
-		err, o.Spec = json.Unmarshal(raw, spec), spec
-	default:
-		err = fmt.Errorf("kind %q", head.Kind)
-	}
-	if err != nil {
-		o.Spec, o.Err = nil, err.Error()
-	}
-	return o
-}
-
 // tally counts what a corpus test saw.
-type tally struct{ cases, verdicts, wrong, files, deviations int }
+type tally struct {
+	t                                      *testing.T
+	cases, verdicts, wrong, deviations     int
+	unlike                                 int // an explanation differs from the cells
+	denied, byRule, byDefault, unexplained int
+}
 
 func (s *tally) String() string {
-	return fmt.Sprintf("cases %d, verdicts %d, differences %d in %d cases, named deviations %d", s.cases, s.verdicts, s.wrong, s.files, s.deviations)
+	return fmt.Sprintf("cases %d, verdicts %d, differences %d, named deviations %d; explanations unlike the cells %d; denied %d: by a rule %d, by default %d, without a name %d",
+		s.cases, s.verdicts, s.wrong, s.deviations, s.unlike, s.denied, s.byRule, s.byDefault, s.unexplained)
 }
 
-var protocolNumbers = map[string]uint8{"TCP": protoTCP, "UDP": protoUDP, "SCTP": protoSCTP, "ICMP": protoICMP}
+const shown = 20 // differences
 
-// ipBlocksOverPods are NetworkPolicies with an ipBlock that holds the addresses
-// of pods. The corpus was judged with prefixes that never match pods; in a
-// NetworkPolicy they do.
-var ipBlocksOverPods = map[string]bool{
-	"JJGadgets+Biohazard__.taskfiles__k8s__template__iperf2__client.yaml.0.json": true,
-	"JJGadgets+Biohazard__.taskfiles__k8s__template__iperf2__server.yaml.0.json": true,
-}
-
-// matrixCase is a file of random/ or real/.
-type matrixCase struct {
-	File       string
-	Namespace  string
-	Policy     json.RawMessage
-	Policies   []json.RawMessage
-	NamedPorts map[string]uint16
-	Entities   []struct {
-		Name   string
-		ID     identity.ID
-		Labels []string
-		CIDR   string
-		Subj   bool
-	}
-	Matrices []struct {
-		Proto  string
-		Port   int
-		Eg, In []string
+func (s *tally) errorf(format string, args ...any) {
+	if s.wrong+s.unlike+s.unexplained <= shown {
+		s.t.Errorf(format, args...)
 	}
 }
 
-// world places the entities of a case: pods, nodes and prefixes get addresses.
-type world struct {
-	in    Input
-	addrs []netip.Addr // by entity
-	eps   []uint16     // by subject row
-}
-
-func (m *matrixCase) world(t testing.TB) *world {
-	w := &world{in: Input{Identities: map[identity.ID]label.Set{}, Ports: map[netip.Addr][]endpoint.Port{}}}
-	var ports []endpoint.Port
-	for name, number := range m.NamedPorts {
-		port, protocol, _ := strings.Cut(name, "/")
-		ports = append(ports, endpoint.Port{Name: port, Number: number, Protocol: protocolNumbers[protocol]})
+// judge asks the cells and the explainer about one direction.
+func (s *tally) judge(c *corpus.Case, kernel *policy.State, x *policy.Explainer, own, peer corpus.End, q policy.Question, want byte) policy.Verdict {
+	q.Endpoint, q.Peer = own.Endpoint, peer.Addr
+	var got policy.Decision
+	if peer.Addr.IsValid() {
+		got = kernel.Decide(q.Endpoint, q.Direction, q.Peer, q.Protocol, q.Port)
+	} else {
+		q.Identity = peer.Identity
+		got = kernel.DecidePeer(q.Endpoint, q.Direction, kernel.IdentityPeer[peer.Identity], q.Protocol, q.Port)
 	}
-	var taken []netip.Prefix
-	for _, e := range m.Entities {
-		if e.CIDR != "" {
-			taken = append(taken, netip.MustParsePrefix(e.CIDR))
+	what := fmt.Sprintf("%s: direction %d of %s with %s, protocol %d port %d", c.Name, q.Direction, own.Name, peer.Name, q.Protocol, q.Port)
+	if want != 0 {
+		s.verdicts++
+		switch letter := corpus.Letter(got.Verdict); {
+		case letter == want:
+		case corpus.Deviates(c.Name) && letter == corpus.Allowed:
+			s.deviations++
+		default:
+			s.wrong++
+			s.errorf("%s: want %c, got %c (%v)", what, want, letter, got)
 		}
 	}
-	for i, e := range m.Entities {
-		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i + 1)})
+	a, err := x.Explain(q)
+	if err != nil || a.Verdict != got.Verdict {
+		s.unlike++
+		s.errorf("%s: the cells say %v, the explanation %+v (%v)", what, got, a, err)
+	}
+	if a.Verdict == policy.Deny {
+		s.denied++
 		switch {
-		case e.CIDR != "":
-			a = inside(netip.MustParsePrefix(e.CIDR), taken)
-		case e.ID == identity.World:
-			a = netip.Addr{} // the world of no family, in which no prefix is
-		}
-		w.addrs = append(w.addrs, a)
-		if e.CIDR != "" {
-			continue
-		}
-		labels := label.ParseSet(e.Labels)
-		w.in.Identities[e.ID] = labels
-		if e.ID == identity.World {
-			continue
-		}
-		row := Address{Prefix: netip.PrefixFrom(a, 32), Identity: e.ID}
-		w.in.Addresses = append(w.in.Addresses, row)
-		if e.Subj {
-			id := uint16(len(w.eps) + 1)
-			w.eps = append(w.eps, id)
-			w.in.Subjects = append(w.in.Subjects, Subject{Endpoint: id, Identity: e.ID, Labels: labels, IPv4: row, Ports: ports})
+		case len(a.Deciding) > 0:
+			s.byRule++
+		case len(a.Default) > 0:
+			s.byDefault++
+		default:
+			s.unexplained++
+			s.errorf("%s: a denial without a rule or a policy: %+v", what, a)
 		}
 	}
-	for _, raw := range append(m.Policies, m.Policy) {
-		if raw != nil {
-			o := decodeObject(t, raw)
-			if o.Namespace == "" {
-				o.Namespace = m.Namespace
-			}
-			o.Name = fmt.Sprint(o.Name, "-", len(w.in.Objects))
-			w.in.Objects = append(w.in.Objects, o)
-		}
-	}
-	return w
+	return got.Verdict
 }
 
-// inside finds an address of a prefix that is in none of the narrower ones.
-func inside(p netip.Prefix, taken []netip.Prefix) netip.Addr {
-	a := p.Addr()
-	for ; p.Contains(a); a = a.Next() {
-		free := true
-		for _, q := range taken {
-			if q.Bits() > p.Bits() && q.Contains(a) {
-				free = false
-			}
-		}
-		if free {
-			return a
-		}
-	}
-	panic("no address left in " + p.String())
-}
-
-func (m *matrixCase) check(t *testing.T, name string, s *tally) {
-	w := m.world(t)
-	e, err := New(Options{AllowLocalhost: LocalhostPolicy, Carry: Carry{Proxy: Redirected, Kafka: Ignored, L7Proto: Ignored, Authentication: Ignored}}, NewState())
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := e.Update(w.in)
-	if out.Err != nil {
-		t.Errorf("%s: %v", name, out.Err)
-	}
-	kernel := NewState()
-	for _, op := range out.Ops {
-		kernel.Apply(op)
-	}
+// run judges all situations of a case, one after the other.
+func (s *tally) run(c corpus.Case) {
 	s.cases++
-	wrong := 0
-	for _, matrix := range m.Matrices {
-		for d, rows := range [][]string{Egress: matrix.Eg, Ingress: matrix.In} {
-			for i, row := range rows {
-				for j, want := range row {
-					s.verdicts++
-					protocol := protocolNumbers[matrix.Proto]
-					got := kernel.Decide(w.eps[i], Direction(d), w.addrs[j], protocol, matrix.Port)
-					if !w.addrs[j].IsValid() {
-						got = kernel.DecidePeer(w.eps[i], Direction(d), kernel.IdentityPeer[m.Entities[j].ID], protocol, matrix.Port)
-					}
-					if letter := "X.LA"[got.Verdict]; rune(letter) != want {
-						if ipBlocksOverPods[name] && letter == '.' {
-							s.deviations++
-							continue
-						}
-						if wrong++; wrong <= 3 {
-							t.Errorf("%s: %s %s/%d of %s with %s: want %c, got %c (%v) %v", name, []string{"egress", "ingress"}[d], matrix.Proto, matrix.Port,
-								m.Entities[i].Name, m.Entities[j].Name, want, letter, got, out.Objects)
-						}
-					}
+	e, err := policy.New(c.Options, policy.NewState())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	kernel := policy.NewState()
+	for i := range c.Situations {
+		now := &c.Situations[i]
+		out := e.Update(now.Input)
+		if out.Err != nil {
+			s.t.Errorf("%s: %v", c.Name, out.Err)
+		}
+		for _, op := range out.Ops {
+			kernel.Apply(op)
+		}
+		for _, k := range now.Connections {
+			from, to := now.Ends[k.From], now.Ends[k.To]
+			q := policy.Question{Protocol: k.Protocol, Port: k.Port}
+			both := policy.Allow
+			if from.Endpoint != 0 && (k.Egress != 0 || k.Combined != 0) {
+				both = min(both, s.judge(&c, &kernel, out.Explainer, from, to, q, k.Egress))
+			}
+			if q.Direction = policy.Ingress; to.Endpoint != 0 && (k.Ingress != 0 || k.Combined != 0) {
+				both = min(both, s.judge(&c, &kernel, out.Explainer, to, from, q, k.Ingress))
+			}
+			if k.Combined != 0 {
+				if s.verdicts++; corpus.Letter(both) != k.Combined {
+					s.wrong++
+					s.errorf("%s: %s to %s, protocol %d port %d: want %c, got %c", c.Name, from.Name, to.Name, k.Protocol, k.Port, k.Combined, corpus.Letter(both))
 				}
 			}
 		}
 	}
-	if wrong > 0 {
-		s.wrong += wrong
-		s.files++
+}
+
+// testCorpus holds the cells, and the explanations, against a part of the corpus.
+func testCorpus(t *testing.T, part string, read func(file string, family int) (corpus.Case, error)) {
+	files, err := corpus.Files(part)
+	if errors.Is(err, corpus.ErrNone) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range []int{4, 6} {
+		s := &tally{t: t}
+		for _, file := range files {
+			c, err := read(file, family)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.run(c)
+		}
+		t.Logf("%s, IPv%d: %v", part, family, s)
+		if s.wrong+s.unlike+s.unexplained > 0 {
+			t.Errorf("%s, IPv%d: %d differences, %d explanations unlike the cells, %d denials without a name", part, family, s.wrong, s.unlike, s.unexplained)
+		}
+		if s.denied == 0 || s.denied != s.byRule+s.byDefault {
+			t.Errorf("%s, IPv%d: %d denials, of which %d are attributed", part, family, s.denied, s.byRule+s.byDefault)
+		}
 	}
 }
 
-func testMatrices(t *testing.T, name string) {
-	s := &tally{}
-	for _, file := range corpus(t, name) {
-		var m matrixCase
-		readJSON(t, file, &m)
-		m.check(t, filepath.Base(file), s)
-	}
-	t.Logf("%s: %v", name, s)
+func TestNetworkPoliciesGetTheVerdictsOfTheCorpusStepByStep(t *testing.T) {
+	testCorpus(t, "cyclonus/cases", corpus.Cyclonus)
 }
 
-func TestRandomPoliciesGetTheVerdictsOfTheCorpus(t *testing.T) { testMatrices(t, "random") }
+func TestRandomPoliciesGetTheVerdictsOfTheCorpus(t *testing.T) {
+	testCorpus(t, "random", corpus.Matrix)
+}
 
-func TestPublishedPoliciesGetTheVerdictsOfTheCorpus(t *testing.T) { testMatrices(t, "real") }
+func TestPublishedPoliciesGetTheVerdictsOfTheCorpus(t *testing.T) {
+	testCorpus(t, "real", corpus.Matrix)
+}

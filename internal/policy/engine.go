@@ -88,9 +88,11 @@ type Input struct {
 
 // ObjectStatus says what became of a policy object.
 type ObjectStatus struct {
-	Key    string // Object.Key
-	Valid  bool
-	Reason string // why it is quarantined, or which of its fields are not carried out yet
+	Key        string // Object.Key
+	UID        string
+	Generation int64 // that was judged
+	Valid      bool
+	Reason     string // why it is quarantined, or which of its fields are not carried out yet
 }
 
 // Outcome is the answer to a change of input.
@@ -356,7 +358,7 @@ func sameRules(a, b *parsed) bool {
 }
 
 func (c *cached) status(key string) ObjectStatus {
-	s := ObjectStatus{Key: key, Valid: c.parsed.err == nil}
+	s := ObjectStatus{Key: key, UID: c.object.UID, Generation: c.object.Generation, Valid: c.parsed.err == nil}
 	switch {
 	case c.parsed.err != nil && c.good != nil:
 		s.Reason = fmt.Sprintf("quarantined: %v; the last good version stays in force", c.parsed.err)

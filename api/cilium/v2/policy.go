@@ -110,6 +110,10 @@ type PolicyStatus struct {
 // policy was accepted.
 const PolicyConditionValid = "Valid"
 
+// PolicyConditionEnforced is the type of the condition that tells whether all
+// nodes have the policy in force.
+const PolicyConditionEnforced = "Enforced"
+
 // PolicyCondition is one observation about a policy.
 type PolicyCondition struct {
 	// Type names the observation.

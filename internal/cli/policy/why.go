@@ -36,25 +36,25 @@ type WhyOptions struct {
 func NewCmdWhy(f *command.Factory, runF func(context.Context, *WhyOptions) error) *cobra.Command {
 	o := &WhyOptions{Streams: f.Streams, Agents: f.Agents}
 	cmd := &cobra.Command{
-		Use:   "why [EVENT | SOURCE DESTINATION:PORT[/PROTOCOL]]",
+		Use: "why [EVENT | SOURCE DESTINATION:PORT[/PROTOCOL]]", Args: eventOrPair,
 		Short: "Say why policy decided as it did about a packet or a pair of pods",
 		Long: `Say why policy decided as it did about a packet or a pair of pods.
 
 EVENT is what ` + "`stentor monitor`" + ` printed: a line of it, or an object of
 ` + "`stentor monitor -o json`" + `. Without arguments events are read from standard
-input, one per line. A JSON event is explained by the policy that was in force
+input, one per line:
+
+  stentor monitor --type drop --count 1 -o json | stentor policy why
+
+A JSON event is explained by the policy that was in force
 when its packet was judged, for a minute after a change; a printed line by the
 policy of now.
 
 SOURCE and DESTINATION are NAMESPACE/POD or addresses: the same question as
 ` + "`stentor policy trace`" + `.`,
-		Example: `  stentor monitor --type drop --count 1 -o json | stentor policy why
-  stentor policy why default/xwing default/deathstar:80
+		Example: `  stentor policy why default/xwing default/deathstar:80
   stentor policy why default/xwing 10.96.0.10:53/UDP`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 2 {
-				return command.Usagef("%s takes an event, or a source and a destination, got %d arguments", cmd.CommandPath(), len(args))
-			}
 			o.Args = args
 			if runF != nil {
 				return runF(cmd.Context(), o)
@@ -71,6 +71,13 @@ SOURCE and DESTINATION are NAMESPACE/POD or addresses: the same question as
 	}
 	o.Output.AddTo(cmd, command.Table, command.JSON, command.YAML)
 	return cmd
+}
+
+func eventOrPair(cmd *cobra.Command, args []string) error {
+	if len(args) > 2 {
+		return command.Usagef("%s takes an event, or a source and a destination, got %d arguments", cmd.CommandPath(), len(args))
+	}
+	return nil
 }
 
 func why(ctx context.Context, o *WhyOptions) error {

@@ -18,7 +18,7 @@ import (
 )
 
 // sharedKeys are those of the agent that the operator reads, too.
-var sharedKeys = []string{"debug", "k8s-api-server", "k8s-kubeconfig-path", "enable-ipv4", "enable-ipv6", "ipam"}
+var sharedKeys = []string{"debug", "k8s-api-server", "k8s-kubeconfig-path", "enable-ipv4", "enable-ipv6", "ipam", "enable-k8s-cluster-network-policy"}
 
 // operatorKeys are the operator's keys of the one schema, with their help.
 func operatorKeys() map[string]string {
@@ -79,8 +79,11 @@ func operatorOptions(f *command.Factory, dir string, flags map[string]string) (o
 		IdentityGCInterval: s.duration("identity-gc-interval"),
 		IdentityTimeout:    s.duration("identity-heartbeat-timeout"),
 		EndpointGCInterval: s.duration("cilium-endpoint-gc-interval"),
+		ClusterPolicies:    s.flag("enable-k8s-cluster-network-policy", false),
 		RemoveTaint:        s.flag("remove-cilium-node-taints", false),
 		HealthAddress:      s.text("operator-api-serve-addr"),
+		MetricsAddress:     s.text("operator-prometheus-serve-addr"),
+		Version:            f.Version,
 		Log:                logger(f.Streams, s.flag("debug", false)),
 	}
 	if s.flag("enable-ipv4", true) {

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
 
+	npa "sigs.k8s.io/network-policy-api/apis/v1alpha2"
+
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/policy"
 )
@@ -71,7 +73,8 @@ func (m *Manifest) add(doc []byte) error {
 		return nil
 	}
 	o := policy.Object{Kind: policy.Kind(head.Kind), Namespace: head.Metadata.Namespace, Name: head.Metadata.Name,
-		UID: string(head.Metadata.UID), Generation: head.Metadata.Generation}
+		UID: string(head.Metadata.UID), Generation: head.Metadata.Generation,
+		Audit: head.Metadata.Annotations[policy.AnnotationAudit] == "true"}
 	switch head.APIVersion + " " + head.Kind {
 	case "v1 Pod":
 		return decodeInto(doc, &m.Pods)
@@ -83,6 +86,8 @@ func (m *Manifest) add(doc []byte) error {
 		m.policy(o, doc, &ciliumv2.CiliumNetworkPolicy{}, true)
 	case "cilium.io/v2 CiliumClusterwideNetworkPolicy":
 		m.policy(o, doc, &ciliumv2.CiliumClusterwideNetworkPolicy{}, false)
+	case "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy":
+		m.policy(o, doc, &npa.ClusterNetworkPolicy{}, false)
 	default:
 		m.Others = append(m.Others, head.APIVersion+" "+head.Kind)
 	}

@@ -153,6 +153,8 @@ func TestValuesBecomeKeysOfTheConfigMap(t *testing.T) {
 		{"tunnelPort=4789,MTU=9000,policyEnforcementMode=always", map[string]string{"tunnel-port": "4789", "mtu": "9000", "enable-policy": "always"}},
 		{"extraConfig.health-probe-interval=5s,extraConfig.mtu=1400", map[string]string{"health-probe-interval": "5s", "mtu": "1400"}},
 		{"ipv4.enabled=false,ipv6.enabled=true", map[string]string{"operator-api-serve-addr": "[::1]:9234"}},
+		{"prometheus.enabled=true,prometheus.port=9999,prometheus.serviceMonitor.enabled=true", map[string]string{"prometheus-serve-addr": ":9999"}},
+		{"operator.prometheus.enabled=true,operator.prometheus.serviceMonitor.enabled=true", map[string]string{"operator-prometheus-serve-addr": ":9963"}},
 		{"cni.install=false", map[string]string{"write-cni-conf-when-ready": ""}},
 	} {
 		p := mustRender(t, c.set)
@@ -160,6 +162,11 @@ func TestValuesBecomeKeysOfTheConfigMap(t *testing.T) {
 			if got, ok := p.config[key]; !ok || got != want {
 				t.Errorf("%q: %s is %q, want %q", c.set, key, got, want)
 			}
+		}
+	}
+	for _, key := range []string{"prometheus-serve-addr", "operator-prometheus-serve-addr"} {
+		if _, ok := mustRender(t).config[key]; ok {
+			t.Errorf("%s is set although nobody asked for metrics", key)
 		}
 	}
 	if _, ok := mustRender(t).config["cluster-pool-ipv6-cidr"]; ok {
@@ -180,6 +187,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"k8sServiceHost=x":                  "needs k8sServicePort",
 		"image.useDigest=true":              "useDigest needs digest",
 		"operator.identityGCInterval=often": "identityGCInterval",
+		"prometheus.port=0":                 "port",
 	} {
 		if _, err := renderProduct(t, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: want %q, got %v", set, want, err)

@@ -49,6 +49,7 @@ func (f *upFlags) bind(cmd *cobra.Command) {
 	fl.StringVar(&f.options.CNI, "cni", plan.CNIStentor, "pod network: stentor or bridge")
 	fl.StringVar(&f.options.KubeProxy, "kube-proxy", plan.ProxyNftables, "service proxy of Kubernetes: none, nftables or iptables")
 	fl.StringVar(&f.options.RoutingMode, "routing-mode", "tunnel", "between nodes: tunnel or native")
+	fl.BoolVar(&f.options.PodRoutes, "pod-routes", false, "give the fabric routes to pods, so that the API server reaches them")
 	fl.StringArrayVar(&f.options.Set, "set", nil, "chart value, KEY=VALUE (repeatable)")
 	fl.StringArrayVarP(&f.options.Values, "values", "f", nil, "file with chart values (repeatable)")
 	fl.StringVar(&f.chart, "chart", "", "Helm chart to install (default: deploy/chart of the source tree)")

@@ -107,6 +107,9 @@ func Up(ctx context.Context, o UpOptions) (*Lab, error) {
 		return nil, err
 	}
 	if !up {
+		if err := closeOnExec(); err != nil {
+			return nil, err
+		}
 		if err := b.create(images); err != nil {
 			return nil, err
 		}
@@ -172,7 +175,11 @@ func sameLab(running, wanted plan.Options) bool {
 }
 
 func describe(o plan.Options) string {
-	return fmt.Sprintf("--nodes %d --ip-family %s --cni %s --kube-proxy %s", o.Nodes, o.IPFamily, o.CNI, o.KubeProxy)
+	routes := ""
+	if o.PodRoutes {
+		routes = " --pod-routes"
+	}
+	return fmt.Sprintf("--nodes %d --ip-family %s --cni %s --kube-proxy %s%s", o.Nodes, o.IPFamily, o.CNI, o.KubeProxy, routes)
 }
 
 func (s *state) healthy(p *plan.Plan) bool {

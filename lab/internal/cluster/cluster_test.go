@@ -4,10 +4,14 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/lab/internal/plan"
 )
@@ -22,6 +26,28 @@ func mustPlan(t *testing.T, o plan.Options) *plan.Plan {
 		t.Fatal(err)
 	}
 	return p
+}
+
+func TestProgramsOfALabDoNotHoldFilesOfTheCaller(t *testing.T) {
+	fd, err := unix.Open(os.DevNull, unix.O_RDONLY, 0) // as a shell leaves one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	held := func() bool {
+		t.Helper()
+		out, err := exec.Command("readlink", fmt.Sprintf("/proc/self/fd/%d", fd)).Output()
+		return err == nil && strings.TrimSpace(string(out)) == os.DevNull
+	}
+	if !held() {
+		t.Fatal("a file without close-on-exec does not reach a program: this test shows nothing")
+	}
+	if err := closeOnExec(); err != nil {
+		t.Fatal(err)
+	}
+	if held() {
+		t.Errorf("file %d is open in a program", fd)
+	}
 }
 
 func TestAProcessIsNotTakenForALaterOneWithItsNumber(t *testing.T) {

@@ -53,6 +53,12 @@ func (b *builder) steps(ctx context.Context) error {
 		return err
 	}
 	b.phase("nodes ready")
+	if b.Plan.PodRoutes {
+		if err := b.podRoutes(ctx); err != nil {
+			return err
+		}
+		b.phase("routes to pods")
+	}
 	if err := b.wait(ctx, "CoreDNS", func(ctx context.Context) (bool, error) {
 		return b.kube.DeploymentAvailable(ctx, "kube-system", "coredns")
 	}); err != nil {

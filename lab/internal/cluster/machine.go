@@ -5,12 +5,15 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/lab/internal/image"
 	"github.com/stentor-net/stentor/lab/internal/plan"
@@ -94,6 +97,17 @@ func present(file string) bool {
 	}
 	_, err := exec.LookPath(filepath.Base(file))
 	return err == nil
+}
+
+// closeOnExec keeps programs that are started from now on, which outlive this
+// one, from holding what the caller's shell left open, such as a lock. Files
+// that are handed over on purpose are not affected.
+func closeOnExec() error {
+	const firstOther = 3 // behind the standard streams
+	if err := unix.CloseRange(firstOther, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark files close-on-exec: %w", err)
+	}
+	return nil
 }
 
 // certIPs are the addresses under which pods, nodes and people reach the API server.

@@ -4,8 +4,8 @@
 //
 // The fabric namespace is switch and router: a bridge with one port per node
 // and a second segment with the outside host. A third segment leads there too,
-// over a smaller MTU. The fabric has routes to those segments alone: like a
-// real network it knows nothing of pods.
+// over a smaller MTU. The fabric has routes to those segments alone: like most
+// real networks it knows nothing of pods, unless Route tells it.
 package fabric
 
 import (

@@ -70,8 +70,9 @@ func digestOf(b []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// writeArchive writes the image to path, at once or not at all.
-func writeArchive(path, name string, cfg Config, layers []layer) error {
+// writeArchive writes the image, under all its names, to path, at once or not
+// at all.
+func writeArchive(path string, names []string, cfg Config, layers []layer) error {
 	tmp := path + ".tmp"
 	f, err := os.Create(tmp)
 	if err != nil {
@@ -79,8 +80,8 @@ func writeArchive(path, name string, cfg Config, layers []layer) error {
 	}
 	defer os.Remove(tmp)
 	defer f.Close()
-	if err := writeLayout(f, name, cfg, layers); err != nil {
-		return fmt.Errorf("image %s: %w", name, err)
+	if err := writeLayout(f, names, cfg, layers); err != nil {
+		return fmt.Errorf("image %s: %w", names[0], err)
 	}
 	if err := f.Close(); err != nil {
 		return err
@@ -88,7 +89,7 @@ func writeArchive(path, name string, cfg Config, layers []layer) error {
 	return os.Rename(tmp, path)
 }
 
-func writeLayout(w io.Writer, name string, cfg Config, layers []layer) error {
+func writeLayout(w io.Writer, names []string, cfg Config, layers []layer) error {
 	tw := tar.NewWriter(w)
 	put := func(name string, b []byte) error {
 		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(b))}); err != nil {
@@ -132,8 +133,13 @@ func writeLayout(w io.Writer, name string, cfg Config, layers []layer) error {
 		return err
 	}
 	manifest.Platform = here
-	manifest.Annotations = map[string]string{"io.containerd.image.name": FullName(name), "org.opencontainers.image.ref.name": FullName(name)}
-	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": []descriptor{manifest}})
+	var manifests []descriptor
+	for _, n := range names {
+		m := manifest
+		m.Annotations = map[string]string{"io.containerd.image.name": FullName(n), "org.opencontainers.image.ref.name": FullName(n)}
+		manifests = append(manifests, m)
+	}
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": manifests})
 	if err != nil {
 		return err
 	}

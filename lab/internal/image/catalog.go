@@ -31,22 +31,28 @@ const (
 // recipe says how an image is made.
 type recipe struct {
 	name     string
+	aliases  []string // more names of the same image
 	binaries []string // names in the binary folder, all needed
-	tools    bool     // put the Debian tools below
+	packages []string // Debian packages to put below, if any
 	links    map[string]string
+	extra    func(*layerWriter) error // more files; may be nil
 	config   Config
 }
+
+func (r recipe) names() []string { return append([]string{r.name}, r.aliases...) }
 
 var recipes = []recipe{
 	{name: Pause, binaries: []string{"stentor-pause"}, config: Config{Entrypoint: []string{"/usr/bin/stentor-pause"}, User: "65535:65535"}},
 	{name: CoreDNS, binaries: []string{"coredns"}, config: Config{Entrypoint: []string{"/usr/bin/coredns"}}},
 	{name: Stentor, binaries: []string{"stentor", "stentor-cni"}, config: Config{Entrypoint: []string{"/usr/bin/stentor"}}},
 	{
-		name: App, binaries: []string{"stentor-app"}, tools: true,
+		name: App, binaries: []string{"stentor-app"}, packages: appPackages,
 		// Not busybox as sh: it prefers its own ping, nc and ip.
 		links:  map[string]string{"usr/bin/nc": "nc.openbsd", "usr/bin/dig": "drill", "usr/bin/sh": "bash"},
 		config: Config{Entrypoint: []string{"/usr/bin/stentor-app"}, Cmd: []string{"http"}},
 	},
+	agnhost, boom,
+	{name: upstreamPause, binaries: []string{"stentor-pause"}, config: Config{Entrypoint: []string{"/usr/bin/stentor-pause"}, User: "65535:65535"}},
 }
 
 // Binaries names every binary that the images need, except the product's
@@ -100,8 +106,8 @@ func (b *Builder) Build(name string) (file string, err error) {
 		return file, nil
 	}
 	var layers []layer
-	if r.tools {
-		l, err := b.toolLayer()
+	if len(r.packages) > 0 {
+		l, err := b.toolLayer(r.packages)
 		if err != nil {
 			return "", fmt.Errorf("image %s: %w", name, err)
 		}
@@ -113,7 +119,7 @@ func (b *Builder) Build(name string) (file string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", name, err)
 	}
-	if err := writeArchive(path, r.name, r.config, append(layers, l)); err != nil {
+	if err := writeArchive(path, r.names(), r.config, append(layers, l)); err != nil {
 		return "", err
 	}
 	return file, b.prune(stem, file)
@@ -146,7 +152,12 @@ func (b *Builder) fill(w *layerWriter, r recipe) error {
 			return err
 		}
 	}
-	if r.tools {
+	if r.extra != nil {
+		if err := r.extra(w); err != nil {
+			return err
+		}
+	}
+	if len(r.packages) > 0 {
 		return nil // these files are in the tools' layer
 	}
 	if err := w.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"); err != nil {
@@ -158,9 +169,9 @@ func (b *Builder) fill(w *layerWriter, r recipe) error {
 // key stands for all that goes into an image.
 func (b *Builder) key(r recipe) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %v %v", r.name, r.config, r.links, r.tools)
-	if r.tools {
-		fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
+	fmt.Fprintf(h, "%q %q %v", r.names(), r.config, r.links)
+	if len(r.packages) > 0 {
+		fmt.Fprintf(h, "%q %q %q %q", r.packages, dropped, unwanted, applets)
 	}
 	for _, bin := range r.binaries {
 		// The content, not the time: every build writes the file anew.
@@ -198,11 +209,11 @@ func (b *Builder) prune(stem, keep string) error {
 	return nil
 }
 
-// toolLayer makes or finds the layer with the Debian tools, which is the slow
-// part of the app image and does not change with the program.
-func (b *Builder) toolLayer() (layer, error) {
+// toolLayer makes or finds the layer with Debian packages, which is the slow
+// part of an image and does not change with the program.
+func (b *Builder) toolLayer(packages []string) (layer, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %q", toolPackages, dropped, unwanted, applets)
+	fmt.Fprintf(h, "%q %q %q %q", packages, dropped, unwanted, applets)
 	key := hex.EncodeToString(h.Sum(nil))[:12]
 	path := filepath.Join(b.Cache, "tools-"+key+".layer")
 	meta := path + ".json"
@@ -219,9 +230,9 @@ func (b *Builder) toolLayer() (layer, error) {
 		}
 	}
 	if b.Note != nil {
-		b.Note("downloading Debian packages for the app image (once)")
+		b.Note("downloading Debian packages for an image (once): " + strings.Join(packages, " "))
 	}
-	debs, err := downloadDebs(filepath.Join(b.Cache, "debian"), toolPackages)
+	debs, err := downloadDebs(filepath.Join(b.Cache, "debian-"+key), packages)
 	if err != nil {
 		return l, err
 	}

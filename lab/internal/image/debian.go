@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// toolPackages are the Debian packages of the app image.
-var toolPackages = []string{
+// appPackages are the Debian packages of the app image.
+var appPackages = []string{
 	"bash", "busybox-static", "curl", "iperf3", "iproute2", "iputils-ping", "ldnsutils", "netcat-openbsd", "tcpdump",
 }
 
@@ -40,7 +40,7 @@ var unwanted = []string{
 // touching the machine's package state.
 func downloadDebs(dir string, packages []string) ([]string, error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return nil, errors.New("apt-get is not here: the app image is built from Debian packages (run on Debian or Ubuntu)")
+		return nil, errors.New("apt-get is not here: images with tools are built from Debian packages (run on Debian or Ubuntu)")
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "archives/partial"), 0o755); err != nil {
 		return nil, err

@@ -199,3 +199,27 @@ func TestAnUnknownImageIsAnError(t *testing.T) {
 		t.Errorf("got %v, want an error that names the image", err)
 	}
 }
+
+func TestAnImageCanHaveSeveralNames(t *testing.T) {
+	b := newBuilder(t)
+	path := filepath.Join(b.Cache, "two.tar")
+	if err := writeArchive(path, []string{"one:dev", "registry.example/two:1"}, Config{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var index struct {
+		Manifests []descriptor
+	}
+	if err := json.Unmarshal(archive(t, path)["index.json"], &index); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range index.Manifests {
+		names = append(names, m.Annotations["io.containerd.image.name"])
+		if m.Digest != index.Manifests[0].Digest {
+			t.Errorf("%v has digest %s, the first has %s", names, m.Digest, index.Manifests[0].Digest)
+		}
+	}
+	if want := "docker.io/library/one:dev registry.example/two:1"; strings.Join(names, " ") != want {
+		t.Errorf("names %q, want %q", names, want)
+	}
+}

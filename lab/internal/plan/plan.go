@@ -49,6 +49,7 @@ type Options struct {
 	CNI         string   `json:"cni"`         // CNIStentor or CNIBridge; default CNIStentor
 	KubeProxy   string   `json:"kubeProxy"`   // ProxyNone, ProxyNftables or ProxyIptables; default ProxyNftables
 	RoutingMode string   `json:"routingMode"` // "tunnel" or "native"; default "tunnel"
+	PodRoutes   bool     `json:"podRoutes"`   // the fabric has routes to the pods; default: it knows nothing of them
 	Set         []string `json:"set"`         // chart overrides, key=value
 	Values      []string `json:"values"`      // files with chart overrides
 	StateRoot   string   `json:"stateRoot"`   // default /var/lib/stentor-lab

@@ -12,17 +12,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
 	"syscall"
 	"time"
 
-	"golang.org/x/net/icmp"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"github.com/stentor-net/stentor/internal/ping"
 )
 
 // Try carries out one request.
@@ -49,7 +47,7 @@ func Try(ctx context.Context, r Request) Answer {
 	case UDP:
 		err = udpEchoOf(ctx, r)
 	case Ping:
-		err = ping(ctx, r)
+		err = pingOnce(ctx, r)
 	case Resolve:
 		a.Addresses, err = resolve(ctx, r)
 	case FullMTU:
@@ -268,60 +266,10 @@ func resolve(ctx context.Context, r Request) (out []string, err error) {
 	return out, err
 }
 
-func ping(ctx context.Context, r Request) error {
+func pingOnce(ctx context.Context, r Request) error {
 	dst, err := net.DefaultResolver.LookupNetIP(ctx, r.network("ip"), r.Host)
 	if err != nil {
 		return err
 	}
-	return Echo(ctx, dst[0].Unmap(), r.Size)
-}
-
-// Echo sends ICMP echo requests of size bytes until one is answered. It needs
-// CAP_NET_RAW.
-func Echo(ctx context.Context, dst netip.Addr, size int) error {
-	network, proto := "ip4:icmp", 1
-	var ask, reply icmp.Type = ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply
-	if dst.Is6() {
-		network, proto = "ip6:ipv6-icmp", 58
-		ask, reply = ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply
-	}
-	conn, err := icmp.ListenPacket(network, "")
-	if err != nil {
-		return fmt.Errorf("open a raw socket: %w", err)
-	}
-	defer conn.Close()
-	end, _ := ctx.Deadline()
-	id := rand.IntN(1 << 16)
-	data := pattern(size)
-	buf := make([]byte, 1<<16)
-	for seq := 1; ; seq++ {
-		msg, err := (&icmp.Message{Type: ask, Body: &icmp.Echo{ID: id, Seq: seq, Data: data}}).Marshal(nil)
-		if err != nil {
-			return err
-		}
-		if _, err := conn.WriteTo(msg, &net.IPAddr{IP: dst.AsSlice(), Zone: dst.Zone()}); err != nil {
-			return err
-		}
-		wait := time.Now().Add(udpAgain)
-		if wait.After(end) {
-			wait = end
-		}
-		_ = conn.SetReadDeadline(wait)
-		for {
-			n, _, err := conn.ReadFrom(buf)
-			if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end) {
-				break
-			}
-			if err != nil {
-				return err
-			}
-			m, err := icmp.ParseMessage(proto, buf[:n])
-			if err != nil || m.Type != reply {
-				continue
-			}
-			if e, ok := m.Body.(*icmp.Echo); ok && e.ID == id && bytes.Equal(e.Data, data) {
-				return nil
-			}
-		}
-	}
+	return ping.Echo(ctx, dst[0].Unmap(), r.Size)
 }
