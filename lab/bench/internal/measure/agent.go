@@ -37,7 +37,14 @@ type agentNode struct {
 	rpc    rpc.Client
 }
 
-const agentNodeName = "node1"
+const (
+	agentNodeName = "node1"
+	podsMany      = 250 // that the agent's memory is judged with
+)
+
+func parts(m map[string]float64) string {
+	return fmt.Sprintf("anonymous %.1f, files %.1f, shared %.1f", m["RssAnon"], m["RssFile"], m["RssShmem"])
+}
 
 // agentNode makes the node; its agent is started by start.
 func (w *world) agentNode(ctx context.Context, bin string) (*agentNode, error) {
