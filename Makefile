@@ -15,9 +15,10 @@ GOTESTSUM  := $(TOOL) gotestsum --format pkgname-and-test-fails --format-hide-em
 BIN        := $(CURDIR)/bin
 LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
+MACHINE_DEPS := qemu-system-x86 busybox-static iproute2
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-lab connectivity-matrix bench demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix soak bench demo demo-down conformance clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,26 +52,33 @@ verify: generate ## Fail if a generated file differs from what is committed, or 
 
 lint: ## Run gofmt, go vet and staticcheck.
 	@test -z "$$(gofmt -l $$(git ls-files '*.go' | grep -v zz_generated))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w"; exit 1; }
-	go vet ./...
+	go vet -tags kernels ./...
 	cd lab && go vet ./...
 	cd lab/bench && go vet ./...
-	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags kernels ./...
 	cd lab && $(TOOL) staticcheck ./...
 	cd lab/bench && $(TOOL) staticcheck ./...
 
 test: lab ## Run every test; without root those with packets and the lab are skipped.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
-	@$(MAKE) --no-print-directory test-unit test-lab
+	@$(MAKE) --no-print-directory test-unit test-kernels test-lab
 
 test-unit: ## Run the tests of the main module and of the tools.
 	$(GOTESTSUM) -- -timeout 20m ./...
 	cd tools && $(GOTESTSUM) -- ./...
+
+test-kernels: ## Run packets and traffic on Debian's kernels 6.1 and 6.12 in virtual machines.
+	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(MACHINE_DEPS)
+	$(GOTESTSUM) -- -tags kernels -run TestOtherKernels -count 1 -timeout 20m ./bpf/test
 
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
 
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
+
+soak: ## Judge every case of the verdict corpora by packets through the datapath (root).
+	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
 
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)

@@ -25,6 +25,14 @@ enum {
 	NDP_HOP_LIMIT = 255,
 };
 
+/* No router has forwarded this IPv6 packet: only the link itself could send it. */
+static __always_inline int is_on_link(const struct __sk_buff *skb)
+{
+	struct ip6_header *ip = packet_at(skb, ETH_LEN, sizeof(*ip));
+
+	return ip && ip->hop_limit == NDP_HOP_LIMIT;
+}
+
 __global int arp_from_pod(struct __sk_buff *skb, struct packet *p)
 {
 	struct arp_packet *arp = packet_at(skb, 0, sizeof(*arp));

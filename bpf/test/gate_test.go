@@ -3,25 +3,13 @@
 package test
 
 import (
-	"bufio"
-	"flag"
 	"fmt"
-	"os"
-	"sort"
-	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/cilium/ebpf/asm"
 
 	"github.com/stentor-net/stentor/internal/abi"
 )
-
-const (
-	instructionsFile = "testdata/instructions.txt"
-	growthAllowed    = 5 // per cent
-)
-
-var update = flag.Bool("update", false, "write "+instructionsFile)
 
 // settings are the combinations of .rodata that lead to different programs.
 func settings() map[string]config {
@@ -34,6 +22,7 @@ func settings() map[string]config {
 			"routed":       {abi.ConfigMasquerade4: uint8(0), abi.ConfigMasquerade6: uint8(0)},
 			"no events":    {abi.ConfigEventLevel: uint8(0)},
 			"every packet": {abi.ConfigEventLevel: uint8(2)},
+			"all services": {abi.ConfigServices: uint8(1)},
 		} {
 			cfg := masquerading()
 			for k, v := range c {
@@ -50,7 +39,7 @@ func settings() map[string]config {
 // its work does not grow unseen.
 func TestEveryObjectLoadsWithEverySetting(t *testing.T) {
 	requireRoot(t)
-	most := map[string]uint32{}
+	most := map[string]int{}
 	for name, cfg := range settings() {
 		t.Run(name, func(t *testing.T) {
 			n := makeNode(t, cfg, false)
@@ -61,78 +50,29 @@ func TestEveryObjectLoadsWithEverySetting(t *testing.T) {
 						t.Fatal(err)
 					}
 					if verified, ok := info.VerifiedInstructions(); ok {
-						most[program] = max(most[program], verified)
+						most[program] = max(most[program], int(verified))
 					}
 				}
 			}
 		})
 	}
-	if *update {
-		writeInstructions(t, most)
-	}
-	kernel, known := readInstructions(t)
-	if here := release(t); here != kernel {
-		t.Logf("counts are of Linux %s, not compared on %s: every verifier counts in its own way", kernel, here)
+	if t.Failed() {
 		return
 	}
-	for program, got := range most {
-		want, ok := known[program]
-		if !ok {
-			t.Errorf("%s is not in %s: repeat with -update", program, instructionsFile)
-		}
-		if got*100 > want*(100+growthAllowed) {
-			t.Errorf("%s: the verifier walks %d instructions, %d are recorded: if it must be, repeat with -update", program, got, want)
-		}
-	}
+	compareCounts(t, map[string]map[string]int{release(t): most}, "go test ./bpf/test -run EveryObject")
 }
 
-// release is the kernel's version as far as it matters here, as "6.18".
-func release(t *testing.T) string {
-	t.Helper()
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	parts := strings.SplitN(unix.ByteSliceToString(u.Release[:]), ".", 3)
-	return strings.Join(parts[:2], ".")
-}
-
-// readInstructions returns the kernel that counted, and the counts by program.
-func readInstructions(t *testing.T) (string, map[string]uint32) {
-	t.Helper()
-	f, err := os.Open(instructionsFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	kernel, out := "", map[string]uint32{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if strings.HasPrefix(s.Text(), "#") {
-			continue
+// TestTheProgramsDoNotGrowUnseen counts what the compiler made.
+func TestTheProgramsDoNotGrowUnseen(t *testing.T) {
+	sizes := map[string]int{}
+	for object, load := range loaders {
+		spec, err := load()
+		if err != nil {
+			t.Fatalf("%s: %v", object, err)
 		}
-		if rest, ok := strings.CutPrefix(s.Text(), "kernel "); ok {
-			kernel = rest
-			continue
+		for name, p := range spec.Programs {
+			sizes[name] = int(p.Instructions.Size() / asm.InstructionSize)
 		}
-		var name string
-		var count uint32
-		if _, err := fmt.Sscan(s.Text(), &name, &count); err != nil {
-			t.Fatalf("%s: line %q: %v", instructionsFile, s.Text(), err)
-		}
-		out[name] = count
 	}
-	return kernel, out
-}
-
-func writeInstructions(t *testing.T, most map[string]uint32) {
-	t.Helper()
-	var lines []string
-	for name, count := range most {
-		lines = append(lines, fmt.Sprintf("%s %d\n", name, count))
-	}
-	sort.Strings(lines)
-	text := "# Instructions that the verifier walks, the most over all settings. Written by\n# go test ./bpf/test -run EveryObject -update\nkernel " + release(t) + "\n" + strings.Join(lines, "")
-	if err := os.WriteFile(instructionsFile, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	compareCounts(t, map[string]map[string]int{sizeColumn: sizes}, "go test ./bpf/test -run ProgramsDoNotGrow")
 }

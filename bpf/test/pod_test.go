@@ -270,8 +270,23 @@ func TestTalkOfTheLinkEndsThere(t *testing.T) {
 		expect(t, what+" to a pod", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonForbiddenICMP6)
 	}
 	a.setCells(peerWorld, abi.SetDeny)
-	m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: "fe80::aa", icmp: true, icmpType: 136, inner: make([]byte, 16)}
-	expect(t, "the pod's answer to its host", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+	m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: "fe80::aa", icmp: true, icmpType: 136, ttl: 255, inner: make([]byte, 16)}
+	for _, host := range []string{"fe80::aa", "ff02::1", hostIP6, routerIP6} {
+		m.dst = host
+		expect(t, "the pod's answer to its host", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+	}
+	for _, other := range []string{server.ip6, remote.ip6, outsideIP6, "fd00:1::99", "ff05::1"} {
+		m.dst = other
+		expect(t, "an answer that is to leave the link, past policy", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
+	}
+	m.dst = "fe80::aa"
+	m.ttl = 254
+	expect(t, "an answer that a router forwarded", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
+	for _, typ := range []uint8{135, 136} {
+		forwarded := message{srcMAC: server.nodeMAC, dstMAC: server.mac, src: client.ip6, dst: server.ip6, icmp: true, icmpType: typ, ttl: 254, inner: make([]byte, 16)}
+		expect(t, "forwarded to a pod", a.run("to_pod", forwarded.bytes(t), from{device: devPod2}), actShot, abi.ReasonForbiddenICMP6)
+	}
+	m.ttl = 255
 	m.src = server.ip6
 	expect(t, "an answer for another pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceIP)
 }

@@ -77,18 +77,67 @@ type addressInput struct {
 
 // deriveAddresses gives one row per prefix, in order of prefixes. It depends on
 // its input's content only, not on its order.
-func deriveAddresses(in addressInput) []Address {
-	d := addressDeriver{in: in, rows: map[netip.Prefix]Address{}}
+func deriveAddresses(in addressInput) []Address { return newAddressBook(in).rows() }
+
+// addressBook keeps what addresses follow from, so that one pod more costs one
+// row more. What nodes, API servers and options say is derived as a whole; pods
+// can be changed one by one.
+type addressBook struct {
+	in     addressInput
+	byIP   map[netip.Addr]node.Node
+	layers [layerCount]map[netip.Prefix]Address
+}
+
+// Layers of an addressBook, weakest first.
+const (
+	layerRange = iota
+	layerRemote
+	layerNode
+	layerEndpoint
+	layerCount
+)
+
+func layerOf(source string) int {
+	switch source {
+	case SourceEndpoint:
+		return layerEndpoint
+	case SourceHost, SourceNode:
+		return layerNode
+	case SourceCiliumEndpoint:
+		return layerRemote
+	}
+	return layerRange
+}
+
+func newAddressBook(in addressInput) *addressBook {
+	d := &addressBook{in: in, byIP: nodesByIP(in.Nodes)}
+	for i := range d.layers {
+		d.layers[i] = map[netip.Prefix]Address{}
+	}
 	d.world()
 	d.ranges()
 	d.apiServers()
-	d.remotes()
+	for ip, r := range claims(in.Remotes, d.byIP) {
+		d.putRemote(ip, r)
+	}
 	d.nodes()
 	d.host()
-	d.endpoints()
-	out := make([]Address, 0, len(d.rows))
-	for _, a := range d.rows {
-		out = append(out, a)
+	for _, e := range in.Endpoints {
+		d.putEndpoint(e)
+	}
+	d.in.Remotes, d.in.Endpoints = nil, nil
+	return d
+}
+
+// rows are those in force, in order of prefixes.
+func (d *addressBook) rows() []Address {
+	var out []Address
+	for i, layer := range d.layers {
+		for p, a := range layer {
+			if !slices.ContainsFunc(d.layers[i+1:], func(l map[netip.Prefix]Address) bool { _, ok := l[p]; return ok }) {
+				out = append(out, a)
+			}
+		}
 	}
 	slices.SortFunc(out, func(a, b Address) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
@@ -96,29 +145,39 @@ func deriveAddresses(in addressInput) []Address {
 	return out
 }
 
-type addressDeriver struct {
-	in   addressInput
-	rows map[netip.Prefix]Address
+// row is the one in force for a prefix.
+func (d *addressBook) row(p netip.Prefix) (Address, bool) {
+	for i := layerCount - 1; i >= 0; i-- {
+		if a, ok := d.layers[i][p]; ok {
+			return a, true
+		}
+	}
+	return Address{}, false
 }
 
-// put stores a row of an enabled family. Callers go from weak to strong sources.
-func (d *addressDeriver) put(a Address) {
+// isAPIServer tells whether an address is that of an API server outside the cluster.
+func (d *addressBook) isAPIServer(ip netip.Addr) bool {
+	return d.layers[layerRange][host(ip)].Source == SourceAPIServer
+}
+
+// put stores a row of an enabled family. Of one layer the last holds.
+func (d *addressBook) put(a Address) {
 	if a.Prefix.Addr().Is4() && d.in.IPv4 || a.Prefix.Addr().Is6() && d.in.IPv6 {
-		d.rows[a.Prefix] = a
+		d.layers[layerOf(a.Source)][a.Prefix] = a
 	}
 }
 
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // routed are the flags of what is behind another node's pod network.
-func (d *addressDeriver) routed() uint16 {
+func (d *addressBook) routed() uint16 {
 	if d.in.Tunnel {
 		return policy.AddressTunnel
 	}
 	return policy.AddressClusterRoute
 }
 
-func (d *addressDeriver) worldIdentity(a netip.Addr) identity.ID {
+func (d *addressBook) worldIdentity(a netip.Addr) identity.ID {
 	switch {
 	case !d.in.IPv4 || !d.in.IPv6:
 		return identity.World
@@ -129,7 +188,7 @@ func (d *addressDeriver) worldIdentity(a netip.Addr) identity.ID {
 	}
 }
 
-func (d *addressDeriver) world() {
+func (d *addressBook) world() {
 	for _, p := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
 		d.put(Address{Address: policy.Address{Prefix: p, Identity: d.worldIdentity(p.Addr())}, Source: SourceWorld})
 	}
@@ -138,7 +197,7 @@ func (d *addressDeriver) world() {
 	}
 }
 
-func (d *addressDeriver) ranges() {
+func (d *addressBook) ranges() {
 	for _, n := range d.in.Nodes {
 		a := Address{Source: SourceRange, Name: n.Name, HostIP: n.Underlay()}
 		a.Node, a.Flags = d.in.Index[n.Name], policy.AddressRemotePods|d.routed()
@@ -155,24 +214,25 @@ func (d *addressDeriver) ranges() {
 	}
 }
 
-func (d *addressDeriver) apiServers() {
+func (d *addressBook) apiServers() {
 	for _, ip := range d.in.APIServers {
 		d.put(Address{Address: policy.Address{Prefix: host(ip), Identity: identity.KubeAPIServer}, Source: SourceAPIServer})
 	}
 }
 
-func (d *addressDeriver) remotes() {
-	byIP := nodesByIP(d.in.Nodes)
-	for ip, r := range claims(d.in.Remotes, d.in.Nodes) {
-		a := Address{Source: SourceCiliumEndpoint, Namespace: r.Namespace, Name: r.Name, HostIP: r.NodeIP}
-		a.Prefix, a.Identity, a.Flags = host(ip), r.Identity, policy.AddressPod
-		if index := d.in.Index[byIP[r.NodeIP].Name]; index != 0 {
-			a.Node = index
-			a.Flags |= d.routed()
-		}
-		d.put(a)
+// putRemote stores the row of an endpoint of another node.
+func (d *addressBook) putRemote(ip netip.Addr, r endpoint.Remote) {
+	a := Address{Source: SourceCiliumEndpoint, Namespace: r.Namespace, Name: r.Name, HostIP: r.NodeIP}
+	a.Prefix, a.Identity, a.Flags = host(ip), r.Identity, policy.AddressPod
+	if index := d.in.Index[d.byIP[r.NodeIP].Name]; index != 0 {
+		a.Node = index
+		a.Flags |= d.routed()
 	}
+	d.put(a)
 }
+
+// dropRemote removes it.
+func (d *addressBook) dropRemote(ip netip.Addr) { delete(d.layers[layerRemote], host(ip)) }
 
 func nodesByIP(nodes []node.Node) map[netip.Addr]node.Node {
 	out := map[netip.Addr]node.Node{}
@@ -184,19 +244,13 @@ func nodesByIP(nodes []node.Node) map[netip.Addr]node.Node {
 	return out
 }
 
-// claims says which endpoint of another node has an address. Of two that claim
-// it, the ready one holds, else the last by name.
-func claims(remotes []endpoint.Remote, nodes []node.Node) map[netip.Addr]endpoint.Remote {
-	byIP, out := nodesByIP(nodes), map[netip.Addr]endpoint.Remote{}
+// claims says which endpoint of another node has an address.
+func claims(remotes []endpoint.Remote, byIP map[netip.Addr]node.Node) map[netip.Addr]endpoint.Remote {
+	out := map[netip.Addr]endpoint.Remote{}
 	for _, r := range remotes {
-		if r.Identity == identity.Unknown || byIP[r.NodeIP].Local {
-			continue
-		}
-		ready := r.State == endpoint.StateReady
 		for _, ip := range r.IPs {
 			old, taken := out[ip]
-			oldReady := old.State == endpoint.StateReady
-			if !taken || ready && !oldReady || ready == oldReady && r.Key() > old.Key() {
+			if isElsewhere(r, byIP) && (!taken || outranks(r, old)) {
 				out[ip] = r
 			}
 		}
@@ -204,7 +258,19 @@ func claims(remotes []endpoint.Remote, nodes []node.Node) map[netip.Addr]endpoin
 	return out
 }
 
-func (d *addressDeriver) nodes() {
+// isElsewhere tells whether a row is about a known pod of another node.
+func isElsewhere(r endpoint.Remote, byIP map[netip.Addr]node.Node) bool {
+	return r.Identity != identity.Unknown && !byIP[r.NodeIP].Local
+}
+
+// outranks says which of two that claim an address has it: the ready one, else
+// the last by name.
+func outranks(a, b endpoint.Remote) bool {
+	x, y := a.State == endpoint.StateReady, b.State == endpoint.StateReady
+	return x && !y || x == y && a.Key() > b.Key()
+}
+
+func (d *addressBook) nodes() {
 	var numbered nodeIdentities
 	if d.in.NodeLabels {
 		numbered = numberNodes(d.in.Nodes)
@@ -232,7 +298,7 @@ func (d *addressDeriver) nodes() {
 	}
 }
 
-func (d *addressDeriver) host() {
+func (d *addressBook) host() {
 	ips := d.in.HostIPs
 	a := Address{Source: SourceHost}
 	for _, n := range d.in.Nodes {
@@ -248,17 +314,30 @@ func (d *addressDeriver) host() {
 	}
 }
 
-func (d *addressDeriver) endpoints() {
-	for _, e := range d.in.Endpoints {
-		a := Address{Source: SourceEndpoint, Namespace: e.Namespace, Name: e.Pod}
-		a.Node, a.Identity, a.Flags = localNode, e.Identity, policy.AddressPod
-		for _, ip := range []netip.Addr{e.IPv4, e.IPv6} {
-			if ip.IsValid() {
-				a.Prefix = host(ip)
-				d.put(a)
-			}
+// putEndpoint stores the rows of a pod of this node.
+func (d *addressBook) putEndpoint(e endpoint.Endpoint) {
+	a := Address{Source: SourceEndpoint, Namespace: e.Namespace, Name: e.Pod}
+	a.Node, a.Identity, a.Flags = localNode, e.Identity, policy.AddressPod
+	for _, ip := range addrsOf(e) {
+		a.Prefix = host(ip)
+		d.put(a)
+	}
+}
+
+// dropEndpoint removes them.
+func (d *addressBook) dropEndpoint(e endpoint.Endpoint) {
+	for _, ip := range addrsOf(e) {
+		delete(d.layers[layerEndpoint], host(ip))
+	}
+}
+
+func addrsOf(e endpoint.Endpoint) (out []netip.Addr) {
+	for _, ip := range []netip.Addr{e.IPv4, e.IPv6} {
+		if ip.IsValid() {
+			out = append(out, ip)
 		}
 	}
+	return out
 }
 
 // reservedLabels are the reserved identities with their labels. An API server

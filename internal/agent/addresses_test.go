@@ -149,7 +149,7 @@ func TestAnAddressAndItsNamedPortsComeFromTheSamePod(t *testing.T) {
 	} {
 		for range 2 {
 			slices.Reverse(list)
-			if got := claims(list, nodes); len(got) != 1 || got[list[0].IPs[0]].Name != want {
+			if got := claims(list, nodesByIP(nodes)); len(got) != 1 || got[list[0].IPs[0]].Name != want {
 				t.Errorf("got %v, want %s", got, want)
 			}
 		}

@@ -25,6 +25,7 @@ type world struct {
 	newEngine     func(o policy.Options, s policy.State, before Engine) (Engine, error)
 	metrics       *metrics                     // nil: the agent's own
 	hostAddresses func() ([]netip.Addr, error) // nil: those of the process's network namespace
+	askEvery      time.Duration                // 0: apiServerEvery
 }
 
 // Agent is one node's agent.
@@ -58,7 +59,7 @@ type Agent struct {
 }
 
 // parts of the agent that say how they are, in the order of a start.
-var parts = []string{"kubernetes", "node", "datapath", "endpoints", "identities", "policy", "services", "ciliumendpoints", "cni", "health", "maps"}
+var parts = []string{"kubernetes", "node", "nodes", "datapath", "endpoints", "identities", "policy", "services", "ciliumendpoints", "cni", "health", "maps"}
 
 func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	a := &Agent{
@@ -171,7 +172,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 		newEngine: a.world.newEngine, past: a.past,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
-	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
+	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, checks: a.checks, dp: a.dp}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
 	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
 	g.Go(func() error { return enforce.Run(ctx) })
@@ -230,11 +231,15 @@ const apiServerEvery = 10 * time.Second
 
 // watchAPIServer keeps the check of the connection to the API server.
 func (a *Agent) watchAPIServer(ctx context.Context) error {
+	every := apiServerEvery
+	if a.world.askEvery > 0 {
+		every = a.world.askEvery
+	}
 	for {
 		ask, cancel := context.WithTimeout(ctx, apiServerEvery)
 		version, err := a.world.cluster.Version(ask)
 		cancel()
-		wait := apiServerEvery
+		wait := every
 		if err != nil {
 			a.checks.fail("kubernetes", err.Error(), "changes of pods and policies", "pods that run go on; "+a.world.cluster.Host()+" is asked again every second")
 			wait = time.Second

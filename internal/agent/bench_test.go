@@ -46,7 +46,7 @@ func BenchmarkOneEndpointMore(b *testing.B) {
 	f := &enforcer{
 		log: log, opts: o, tables: tables, addresses: own.addresses, verdicts: own.verdicts, endpoints: m,
 		ids: newAllocator(nil, tables.identities), checks: newChecks(own.checks), dp: kernel,
-		newEngine: newPolicyEngine,
+		newEngine: newPolicyEngine, past: &past{}, metrics: newMetrics(),
 	}
 	if err := f.step(); err != nil {
 		b.Fatal(err)

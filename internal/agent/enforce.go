@@ -4,10 +4,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,9 +15,7 @@ import (
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
-	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
-	"github.com/stentor-net/stentor/internal/service"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
@@ -41,11 +38,16 @@ type enforcer struct {
 
 	engine   Engine
 	astray   bool   // the kernel is not what the engine thinks: make another from its state
+	fresh    bool   // the engine has not been given anything yet
 	mode     string // enable-policy and audit mode of the engine
 	numbers  *numbering
 	lastRows []NodeRow
 	written  uint64 // revision of the endpoints after the last step, if nobody else wrote
 	refs     references
+	feed     feed
+	around   surroundings
+	book     *addressBook
+	shown    []policy.ObjectStatus
 	nodeIDs  map[identity.ID]label.Set // of nodes by their labels
 	first    chan struct{}             // closed once the first input was carried out; optional
 }
@@ -93,55 +95,119 @@ func (f *enforcer) Run(ctx context.Context) error {
 	}
 }
 
-// step carries out the tables as they are now.
+// step carries out the tables as they are now. What other inputs than pods,
+// identities and policies say is given to the engine as a whole, and so is
+// everything after a step that failed.
 func (f *enforcer) step() error {
 	gone := f.endpoints.gone()
+	news := f.feed.read(f.tables)
 	before := f.tables.endpoints.Snapshot()
 	subjects := subjectsOf(before)
-	nodes := rowsOf(f.tables.nodes)
 	if err := f.ensureEngine(); err != nil {
+		f.feed.whole = true
 		return err
 	}
-	if f.numbers == nil {
-		found, err := f.dp.NodeRows()
-		if err != nil {
-			return fmt.Errorf("read nodes of the datapath: %w", err)
+	same := f.around.read(f.tables)
+	f.reportNodes(len(f.around.nodes), f.around.conflicts)
+	whole := f.feed.whole || f.fresh || !same
+	f.feed.whole = true // until all of it is done
+	var out policy.Outcome
+	var after []NodeRow
+	if !whole {
+		d, changed, ok := f.delta(subjects, news)
+		if whole = !ok; ok {
+			f.storeAddresses(changed)
+			out = f.engine.Apply(d)
 		}
-		f.numbers = newNumbering(found)
 	}
-	during, after := f.numbers.update(nodes)
-	if err := f.setNodes(during); err != nil {
-		return err
+	if whole {
+		during, settled, err := f.numberNodes()
+		if err != nil {
+			return err
+		}
+		if err := f.setNodes(during); err != nil {
+			return err
+		}
+		after = settled
+		out = f.engine.Update(f.input(subjects, f.deriveAddresses(subjects)))
 	}
-	rows := f.deriveAddresses(subjects, nodes)
-	f.addresses.Replace(rows, func(a, b Address) bool { return a == b })
-	if f.opts.NodeLabels {
-		f.nodeIDs = identitiesOfNodes(nodes, rows, service.APIServers(f.tables.slices.Snapshot()))
-	}
-	out := f.engine.Update(f.input(subjects, nodes, rows))
-	err := f.dp.ApplyPolicy(out.Ops)
-	if err != nil || len(out.Ops) > 0 {
+	now, later := untilGrace(out.Ops)
+	err := f.apply(now)
+	if err != nil || len(now) > 0 {
 		f.metrics.countPolicy(err)
 	}
 	if err != nil {
-		f.astray = true
-		return fmt.Errorf("carry out policy: %w", err)
-	}
-	if err := f.setNodes(after); err != nil {
 		return err
 	}
-	f.numbers.settled()
+	if whole {
+		if err := f.setNodes(after); err != nil {
+			return err
+		}
+		f.numbers.settled()
+	}
 	f.past.add(out.Explainer, time.Now())
-	local := map[identity.ID]label.Set{}
-	maps.Copy(local, out.LocalIdentities)
-	maps.Copy(local, f.nodeIDs)
-	f.ids.setLocal(local)
-	f.verdicts.Replace(out.Objects, func(a, b policy.ObjectStatus) bool { return a == b })
+	f.ids.changeLocal(out.Local, f.fresh)
+	f.ids.setNodes(f.nodeIDs)
+	f.fresh = false
+	f.showVerdicts(out.Objects)
 	f.endpoints.forgotten(gone)
 	f.report(out)
 	commits, err := f.endpoints.realize(subjects, out)
 	f.written = before.Revision() + commits
+	if e := f.apply(later); e != nil {
+		return errors.Join(err, e)
+	}
+	f.feed.whole = false
 	return err
+}
+
+func (f *enforcer) apply(ops []policy.Op) error {
+	if len(ops) == 0 {
+		return nil
+	}
+	if err := f.dp.ApplyPolicy(ops); err != nil {
+		f.astray = true
+		return fmt.Errorf("carry out policy: %w", err)
+	}
+	return nil
+}
+
+// untilGrace parts the steps that put policy in force from those that only
+// tidy up: waiting for a grace period takes longer than all others.
+func untilGrace(ops []policy.Op) (now, later []policy.Op) {
+	at := len(ops)
+	for at > 0 {
+		if _, tidy := ops[at-1].(policy.DeleteSet); !tidy {
+			break
+		}
+		at--
+	}
+	if at > 0 && at < len(ops) {
+		if _, grace := ops[at-1].(policy.Grace); grace {
+			at--
+		}
+	}
+	return ops[:at], ops[at:]
+}
+
+func (f *enforcer) showVerdicts(list []policy.ObjectStatus) {
+	if len(list) == len(f.shown) && (len(list) == 0 || &list[0] == &f.shown[0]) {
+		return
+	}
+	f.verdicts.Replace(list, func(a, b policy.ObjectStatus) bool { return a == b })
+	f.shown = list
+}
+
+func (f *enforcer) numberNodes() (during, after []NodeRow, err error) {
+	if f.numbers == nil {
+		found, err := f.dp.NodeRows()
+		if err != nil {
+			return nil, nil, fmt.Errorf("read nodes of the datapath: %w", err)
+		}
+		f.numbers = newNumbering(found)
+	}
+	during, after = f.numbers.update(f.around.nodes)
+	return during, after, nil
 }
 
 // ensureEngine makes the engine from the kernel's state where there is none, or
@@ -167,7 +233,7 @@ func (f *enforcer) ensureEngine() error {
 	if err != nil {
 		return fmt.Errorf("start the policy engine: %w", err)
 	}
-	f.engine, f.astray, f.mode = engine, false, mode
+	f.engine, f.astray, f.fresh, f.mode = engine, false, true, mode
 	return nil
 }
 
@@ -199,62 +265,6 @@ func subjectsOf(s table.Snapshot[endpoint.Endpoint]) []endpoint.Endpoint {
 	return out
 }
 
-func (f *enforcer) deriveAddresses(subjects []endpoint.Endpoint, nodes []node.Node) []Address {
-	var native []netip.Prefix
-	for _, p := range []netip.Prefix{f.opts.NativeCIDR4, f.opts.NativeCIDR6} {
-		if p.IsValid() {
-			native = append(native, p)
-		}
-	}
-	return deriveAddresses(addressInput{
-		Endpoints: subjects, Remotes: rowsOf(f.tables.remotes), Nodes: nodes, Index: f.numbers.byName,
-		HostIPs: rowsOf(f.tables.hostAddresses), APIServers: service.APIServers(f.tables.slices.Snapshot()),
-		IPv4: f.opts.IPv4, IPv6: f.opts.IPv6, Tunnel: f.opts.Routing == RoutingTunnel, Native: native,
-		NodeLabels: f.opts.NodeLabels,
-	})
-}
-
-func (f *enforcer) input(subjects []endpoint.Endpoint, nodes []node.Node, rows []Address) policy.Input {
-	in := policy.Input{
-		Identities: f.ids.known(),
-		Namespaces: map[string]map[string]string{},
-		Ports:      map[netip.Addr][]endpoint.Port{},
-		Objects:    rowsOf(f.tables.policies),
-		References: f.refs.update(f.tables),
-		Addresses:  make([]policy.Address, 0, len(rows)),
-	}
-	for id, labels := range reservedLabels(rows, service.APIServers(f.tables.slices.Snapshot())) {
-		in.Identities[id] = labels
-	}
-	maps.Copy(in.Identities, f.nodeIDs)
-	for ip, r := range claims(rowsOf(f.tables.remotes), nodes) {
-		if len(r.Ports) > 0 {
-			in.Ports[ip] = r.Ports
-		}
-	}
-	for _, n := range f.tables.namespaces.Snapshot().All() {
-		in.Namespaces[n.Name] = n.Labels
-	}
-	for _, a := range rows {
-		in.Addresses = append(in.Addresses, a.Address)
-	}
-	for _, e := range subjects {
-		s := policy.Subject{Endpoint: e.ID, Incarnation: e.Incarnation, Identity: e.Identity, Labels: e.Labels, Ports: e.Ports, Audit: e.Audit}
-		own := func(a netip.Addr) policy.Address {
-			if !a.IsValid() {
-				return policy.Address{}
-			}
-			return policy.Address{Prefix: host(a), Identity: e.Identity, Node: localNode, Flags: policy.AddressPod}
-		}
-		s.IPv4, s.IPv6 = own(e.IPv4), own(e.IPv6)
-		delete(in.Ports, e.IPv4) // of a pod elsewhere that had the address before
-		delete(in.Ports, e.IPv6)
-		in.Subjects = append(in.Subjects, s)
-		in.Identities[e.Identity] = e.Labels // also if its object was deleted by mistake
-	}
-	return in
-}
-
 func (f *enforcer) report(out policy.Outcome) {
 	var bad []string
 	for _, o := range out.Objects {
@@ -271,6 +281,15 @@ func (f *enforcer) report(out policy.Outcome) {
 	default:
 		f.checks.ok("policy", "revision "+strconv.FormatUint(out.Revision, 10))
 	}
+}
+
+func (f *enforcer) reportNodes(count int, conflicts []string) {
+	if len(conflicts) == 0 {
+		f.checks.ok("nodes", strconv.Itoa(count)+" known")
+		return
+	}
+	f.checks.warn("nodes", few(conflicts), "the way to what is claimed twice, on the node that claims it",
+		"the node that had it first keeps it; correct the Node and CiliumNode objects")
 }
 
 // few names the first of a list that may be long.

@@ -361,6 +361,21 @@ func (k *fakeKernel) SetFrontends(list []service.Frontend) error {
 	return nil
 }
 
+func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gone := map[service.FrontendKey]bool{}
+	for _, id := range remove {
+		gone[id] = true
+	}
+	for _, f := range put {
+		gone[f.ID()] = true
+	}
+	k.frontends = slices.DeleteFunc(k.frontends, func(f service.Frontend) bool { return gone[f.ID()] })
+	k.frontends = append(k.frontends, put...)
+	return nil
+}
+
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {
 		select {
@@ -403,35 +418,6 @@ func (k *fakeKernel) fail(method string, err error) {
 	k.refuse[method] = err
 }
 
-// fakeEngine gives every endpoint its row, only when it differs, as the real one does.
-type fakeEngine struct {
-	rows    map[uint16]policy.EndpointRow
-	audited *atomic.Int32
-}
-
-func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
-	out := policy.Outcome{Revision: 1, Endpoints: map[uint16]policy.SubjectOutcome{}}
-	for _, o := range in.Objects {
-		out.Objects = append(out.Objects, policy.ObjectStatus{Key: o.Key(), Valid: o.Err == "", Reason: o.Err})
-	}
-	next := map[uint16]policy.EndpointRow{}
-	audited := int32(0)
-	defer func() { e.audited.Store(audited) }()
-	for _, s := range in.Subjects {
-		row := policy.EndpointRow{Identity: s.Identity}
-		if s.Audit {
-			audited++
-		}
-		next[s.Endpoint] = row
-		out.Endpoints[s.Endpoint] = policy.SubjectOutcome{Row: row, EnforcingIngress: len(in.Objects) > 0}
-		if old, ok := e.rows[s.Endpoint]; !ok || old != row {
-			out.Ops = append(out.Ops, policy.SetEndpoint{Endpoint: s.Endpoint, Row: row})
-		}
-	}
-	e.rows = next
-	return out
-}
-
 // lab is one node with an agent that can be stopped and started.
 type lab struct {
 	t       testing.TB
@@ -442,18 +428,23 @@ type lab struct {
 	client  rpc.Client
 	stop    func() error
 	mode    atomic.Value // enable-policy of the latest engine
+	hostIPs []netip.Addr
+	rest    string       // ipam-rest; "": the default
 	audit   atomic.Bool  // audit mode of the latest engine
 	audited atomic.Int32 // endpoints in audit mode in its latest input
 }
 
 func newLab(t testing.TB) *lab {
 	dir := t.TempDir()
-	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
+	return &lab{t: t, dir: dir, cluster: newFakeCluster(), kernel: newFakeKernel(t), hostIPs: addrs("172.30.0.11"), client: rpc.Client{Socket: filepath.Join(dir, "s.sock")}}
 }
 
 func (l *lab) options() Options {
+	if l.rest == "" {
+		l.rest = "30s"
+	}
 	o, err := Load(Sources{Flags: map[string]string{
-		"node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
+		"ipam-rest": l.rest, "node-name": "n1", "enable-ipv6": "true", "state-dir": l.dir, "socket-path": l.client.Socket,
 		"write-cni-conf-when-ready": filepath.Join(l.dir, "net.d", "05-stentor.conflist"),
 		"cluster-health-port":       "0", "agent-health-port": "0", "cni-add-timeout": "20s",
 	}})
@@ -474,6 +465,8 @@ func (l *lab) launch() {
 	l.t.Helper()
 	l.agent = newAgent(slog.New(slog.NewTextHandler(io.Discard, nil)), l.options(), world{
 		cluster:       l.cluster,
+		askEvery:      20 * time.Millisecond,
+		hostAddresses: func() ([]netip.Addr, error) { return l.hostIPs, nil },
 		startDatapath: func(context.Context, place) (Datapath, error) { return l.kernel, nil },
 		newEngine: func(o policy.Options, s policy.State, _ Engine) (Engine, error) {
 			l.mode.Store(o.Enforcement)

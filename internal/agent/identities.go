@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
+	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
@@ -20,7 +22,7 @@ import (
 // numbers for one set at the same time: all of them settle on the lower one as
 // soon as they see both.
 //
-// mu guards created and local; making guards the calls that create, so that one set gets
+// mu guards created, local and nodes; making guards the calls that create, so that one set gets
 // one number from this agent.
 type allocator struct {
 	cluster Cluster
@@ -29,6 +31,7 @@ type allocator struct {
 	mu      sync.Mutex
 	created map[string]identity.Identity // by label.Set.Key: made here, not yet seen in the table
 	local   map[identity.ID]label.Set    // the policy engine's own, for prefixes
+	nodes   map[identity.ID]label.Set    // of nodes by their labels; never changed, only replaced
 	making  sync.Mutex
 }
 
@@ -68,6 +71,31 @@ func (a *allocator) known() map[identity.ID]label.Set {
 	defer a.mu.Unlock()
 	for _, i := range a.created {
 		out[i.ID] = i.Labels
+	}
+	return out
+}
+
+// labelsOf returns the labels of an identity of the cluster.
+func (a *allocator) labelsOf(id identity.ID) (label.Set, bool) {
+	if i, ok := a.table.Get(id.String()); ok {
+		return i.Labels, true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, i := range a.created {
+		if i.ID == id {
+			return i.Labels, true
+		}
+	}
+	return nil, false
+}
+
+// fresh lists the identities made here that the table may not have yet.
+func (a *allocator) fresh() (out []identity.ID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, i := range a.created {
+		out = append(out, i.ID)
 	}
 	return out
 }
@@ -154,16 +182,33 @@ func (a *allocator) isCreated(id identity.ID) bool {
 	return false
 }
 
-// setLocal keeps the identities that the policy engine made for prefixes.
-func (a *allocator) setLocal(m map[identity.ID]label.Set) {
+// changeLocal takes over what changed about the identities that the policy
+// engine makes for prefixes. all: it starts anew.
+func (a *allocator) changeLocal(c policy.LocalIdentities, all bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.local = m
+	if all || a.local == nil {
+		a.local = map[identity.ID]label.Set{}
+	}
+	for _, id := range c.Gone {
+		delete(a.local, id)
+	}
+	maps.Copy(a.local, c.New)
 }
 
-// locals returns them. The map does not change.
+// setNodes keeps the identities of nodes by their labels. The map must not change.
+func (a *allocator) setNodes(m map[identity.ID]label.Set) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.nodes = m
+}
+
+// locals returns the identities that exist on this node only.
 func (a *allocator) locals() map[identity.ID]label.Set {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.local
+	out := make(map[identity.ID]label.Set, len(a.local)+len(a.nodes))
+	maps.Copy(out, a.local)
+	maps.Copy(out, a.nodes)
+	return out
 }

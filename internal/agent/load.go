@@ -43,7 +43,7 @@ func Load(s Sources) (Options, error) {
 	for name, value := range s.Flags {
 		k, ok := known[name]
 		if !ok {
-			return o, fmt.Errorf("flag --%s: there is no such option", name)
+			return o, fmt.Errorf("flag --%s: %w", name, UnknownOption(name))
 		}
 		if err := o.set(k, value); err != nil {
 			return o, fmt.Errorf("flag --%s: %w", name, err)
@@ -73,7 +73,7 @@ func (o *Options) loadDir(known map[string]Key, dir string) error {
 		}
 		k, ok := known[name]
 		if !ok {
-			return fmt.Errorf("%s: there is no option %q%s", dir, name, suggest(known, name))
+			return fmt.Errorf("%s: %w", dir, UnknownOption(name))
 		}
 		value, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +103,12 @@ func (o *Options) loadEnviron(known map[string]Key, environ []string) error {
 		name := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
 		k, ok := known[name]
 		if !ok {
-			continue // such as STENTOR_PORT, which Kubernetes sets for a Service of that name
+			// Kubernetes sets such as STENTOR_PORT for a Service of that name: only
+			// what is nearly an option is a mistake for certain.
+			if near, d := nearest(name); d <= 2 && len(name) > 5 {
+				return fmt.Errorf("%s: there is no option %q (did you mean %q?)", variable, name, near)
+			}
+			continue
 		}
 		if err := o.set(k, value); err != nil {
 			return fmt.Errorf("%s: %w", variable, err)
@@ -112,18 +117,28 @@ func (o *Options) loadEnviron(known map[string]Key, environ []string) error {
 	return nil
 }
 
-// suggest names the known key that is closest, if one is close.
-func suggest(known map[string]Key, name string) string {
-	best, found := 4, ""
-	for k := range known {
-		if d := distance(k, name); d < best || d == best && found != "" && k < found {
-			best, found = d, k
+// UnknownOption is the error of one line for a name that no option has; nil if
+// the schema has it.
+func UnknownOption(name string) error {
+	near, d := nearest(name)
+	switch {
+	case d == 0:
+		return nil
+	case d < 4:
+		return fmt.Errorf("there is no option %q (did you mean %q?)", name, near)
+	}
+	return fmt.Errorf("there is no option %q", name)
+}
+
+// nearest is the option whose name is closest, and by how many letters.
+func nearest(name string) (found string, letters int) {
+	letters = len(name) + 1
+	for _, k := range schema {
+		if d := distance(k.Name, name); d < letters || d == letters && k.Name < found {
+			letters, found = d, k.Name
 		}
 	}
-	if found == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (did you mean %q?)", found)
+	return found, letters
 }
 
 // distance counts the letters to change, add or drop to make b of a.

@@ -106,7 +106,7 @@ type inNamespace struct {
 }
 
 func (d inNamespace) do(f func() error) (err error) {
-	d.n.Do(func() { err = f() })
+	<-d.n.Go(func() { err = f() }) // several at once, as in an agent
 	return err
 }
 func (d inNamespace) AddPodLink(ctx context.Context, l *PodLink) error {
@@ -126,6 +126,10 @@ func (d inNamespace) SetNodes(rows []NodeRow) error {
 }
 func (d inNamespace) SetFrontends(list []service.Frontend) error {
 	return d.do(func() error { return d.Datapath.SetFrontends(list) })
+}
+
+func (d inNamespace) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	return d.do(func() error { return d.Datapath.ChangeFrontends(put, remove) })
 }
 func (d inNamespace) Run(ctx context.Context) (err error) {
 	<-d.n.Go(func() { err = d.Datapath.Run(ctx) })
@@ -152,6 +156,7 @@ func (n *realNode) start() {
 			return dp, err
 		},
 		newEngine: newPolicyEngine,
+		askEvery:  100 * time.Millisecond,
 		hostAddresses: func() (out []netip.Addr, err error) {
 			n.Do(func() { out, err = interfaceAddresses() })
 			return out, err
@@ -202,16 +207,31 @@ func (n *realNode) await(what string, cond func() bool) {
 func (n *realNode) pod(name, labels string) *realPod {
 	t := n.c.t
 	t.Helper()
-	p := &realPod{Namespace: nstest.New(t, name)}
+	p := n.bare(name, labels)
+	if err := n.attach(p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// bare is a pod that has no interface yet.
+func (n *realNode) bare(name, labels string) *realPod {
+	n.c.t.Helper()
+	p := &realPod{Namespace: nstest.New(n.c.t, name)}
 	n.label(name, labels)
 	uid, _ := n.c.api.Object("api/v1/namespaces/default/pods/" + name)["metadata"].(map[string]any)["uid"].(string)
 	p.req = rest.CNIRequest{ContainerID: "c-" + name, IfName: "eth0", NetNS: p.Path, PodNamespace: "default", PodName: name, PodUID: uid}
+	return p
+}
+
+// attach is CNI ADD.
+func (n *realNode) attach(p *realPod) error {
 	var got rest.CNIResult
 	if err := n.client.Call(context.Background(), "PUT", rest.PathCNIAdd, p.req, &got); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	p.ip4, p.ip6 = netip.MustParsePrefix(got.Addresses[0].Address).Addr(), netip.MustParsePrefix(got.Addresses[1].Address).Addr()
-	return p
+	return nil
 }
 
 func (n *realNode) label(name, labels string) {

@@ -21,6 +21,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cni/rundir"
@@ -164,11 +165,19 @@ func (p *Plugin) prepare(args *skel.CmdArgs) (*Config, rest.CNIRequest, error) {
 	return conf, req, err
 }
 
-// foreignNetNS refuses to put a pod's interface into the node's own namespace.
-// The skeleton checks that too, but only after ADD.
+// foreignNetNS refuses to put a pod's interface into what is no namespace, or
+// into the node's own. The skeleton checks the latter too, but only after ADD.
 func foreignNetNS(args *skel.CmdArgs) error {
 	if override := strings.ToUpper(args.NetnsOverride); override == "TRUE" || override == "1" {
 		return nil
+	}
+	// What is no namespace would only come back from the agent as "not done".
+	var fs unix.Statfs_t
+	if err := unix.Statfs(args.Netns, &fs); err != nil {
+		return types.NewError(types.ErrInvalidNetNS, "CNI_NETNS is not there", args.Netns+": "+err.Error())
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return types.NewError(types.ErrInvalidNetNS, "CNI_NETNS is not a network namespace", args.Netns)
 	}
 	same, err := ns.CheckNetNS(args.Netns)
 	if err != nil {

@@ -10,7 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/datapath/link"
 	"github.com/stentor-net/stentor/internal/datapath/load"
@@ -32,7 +35,8 @@ type Datapath struct {
 	cfg      Config
 	links    *link.Node
 	programs *load.Programs
-	nodes    []NodeRow // of the last SetNodes
+	nodes    []NodeRow             // of the last SetNodes
+	foreign  map[load.Foreign]bool // programs of others that the log has told of
 
 	sweptMu sync.Mutex
 	swept   SweepStats
@@ -48,6 +52,9 @@ func Start(ctx context.Context, log *slog.Logger, cfg Config) (*Datapath, error)
 	}
 	d := &Datapath{log: log}
 	if err := d.start(ctx, cfg); err != nil {
+		if errors.Is(err, unix.EPERM) && !strings.Contains(err.Error(), load.Rights) {
+			err = fmt.Errorf("%w: %s", err, load.Rights)
+		}
 		return nil, errors.Join(fmt.Errorf("start datapath: %w", err), d.Close())
 	}
 	return d, nil
@@ -62,13 +69,13 @@ func (d *Datapath) start(ctx context.Context, cfg Config) error {
 	if d.tables, err = maps.Open(cfg.BPFDir, specs.Maps()); err != nil {
 		return err
 	}
+	if cfg.MaglevSize > 0 {
+		d.tables.SetMaglev(cfg.MaglevSize, cfg.Services.MaglevSeed)
+	}
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
-	foreign, err := d.programs.Foreign()
-	if len(foreign) > 0 {
-		d.log.Info("programs of others share our hooks", "filters", foreign)
-	}
+	err = d.tellForeign()
 	devices := d.links.Devices()
 	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", cfg.Tunnel, "kernel", load.Release())
 	return err
@@ -122,6 +129,9 @@ func (d *Datapath) load(ctx context.Context, cfg Config, links *link.Node) (*loa
 	}
 	_, hz, err := d.tables.Jiffies()
 	if err != nil {
+		return nil, err
+	}
+	if cfg.Services.HostNetNS, err = link.NetNSCookie(); err != nil {
 		return nil, err
 	}
 	specs, err := load.Parse()

@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,21 +98,4 @@ func TestAChangedConfigurationIsCarriedOutUnderTraffic(t *testing.T) {
 	if err := c.nodes[0].dp.UpdateConfig(context.Background(), cfg); err == nil {
 		t.Error("the directory of the tables changed")
 	}
-}
-
-func TestForeignFiltersStay(t *testing.T) {
-	c := newCluster(t, true)
-	n := c.nodes[0]
-	n.Run(t, "tc filter add dev eth0 ingress prio 5 u32 match u32 0 0 flowid 1:1")
-	foreign, err := n.dp.programs.Foreign()
-	if err != nil || !slices.ContainsFunc(foreign, func(s string) bool { return strings.Contains(s, "eth0 ingress") && strings.Contains(s, "u32") }) {
-		t.Errorf("foreign filters %v, %v: want the u32 filter", foreign, err)
-	}
-	n.restart()
-	n.cleanup()
-	out, err := n.Output("tc filter show dev eth0 ingress")
-	if err != nil || !strings.Contains(out, "u32") || strings.Contains(out, "stentor") {
-		t.Errorf("%v: filters after cleanup:\n%s", err, out)
-	}
-	n.start()
 }

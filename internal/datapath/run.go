@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/stentor-net/stentor/internal/datapath/load"
 	"github.com/stentor-net/stentor/internal/datapath/maps"
 )
 
@@ -120,5 +121,34 @@ func (d *Datapath) reattach() error {
 			}
 		}
 	}
+	return d.tellForeign()
+}
+
+// tellForeign tells once of each program of somebody else on our hooks. What
+// comes before ours keeps packets from policy: whether it may is for a person to say.
+func (d *Datapath) tellForeign() error {
+	devices := d.programs.NodeDevices()
+	for _, e := range d.tables.Endpoints() {
+		if d.links.IsPod(e.IfIndex) {
+			devices = append(devices, e.IfIndex)
+		}
+	}
+	found, err := d.programs.Foreign(devices...)
+	if err != nil {
+		return err
+	}
+	now := map[load.Foreign]bool{}
+	for _, f := range found {
+		now[f] = true
+		switch {
+		case d.foreign[f]:
+		case f.IsBefore:
+			d.log.Warn("a program of somebody else sees packets before ours does: what it passes or drops is past policy; remove it unless that is wanted",
+				"device", f.Device, "program", f.String())
+		default:
+			d.log.Info("a program of somebody else shares a hook with ours", "device", f.Device, "program", f.String())
+		}
+	}
+	d.foreign = now
 	return nil
 }

@@ -29,7 +29,7 @@ func ReflectNodes(ctx context.Context, c *Client, self string, w *table.Writer[n
 // NodeRow converts a CiliumNode. Addresses and prefixes that do not parse are
 // left out.
 func NodeRow(o *ciliumv2.CiliumNode) node.Node {
-	row := node.Node{Name: o.Name, Labels: o.Labels, BootID: o.Spec.BootID}
+	row := node.Node{Name: o.Name, Created: o.CreationTimestamp.Time, Labels: o.Labels, BootID: o.Spec.BootID}
 	for _, address := range o.Spec.Addresses {
 		a, err := netip.ParseAddr(address.IP)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/stentor-net/stentor/internal/table"
 )
@@ -14,6 +15,7 @@ import (
 // Node is a node of the cluster, from its CiliumNode: a row of the table `nodes`.
 type Node struct {
 	Name       string
+	Created    time.Time      // of the object: of two nodes that claim the same, the older one has it
 	InternalIP []netip.Addr   // InternalIP addresses, at most one per family is used as underlay: the first
 	ExternalIP []netip.Addr   // ExternalIP addresses
 	Router     []netip.Addr   // CiliumInternalIP: the node's own address inside its pod ranges, one per family
@@ -46,6 +48,25 @@ func (n Node) Addresses() []netip.Addr {
 		out = append(out, l...)
 	}
 	return out
+}
+
+// Machine is the Node object of this agent's own node: a row of the raw table
+// `machine`. It tells only that something in it changed that counts.
+type Machine struct {
+	Name string
+	Says string // equal as long as labels, addresses, ranges and boot are
+}
+
+// NewMachineTable makes the raw table `machine`.
+func NewMachineTable() (*table.Table[Machine], *table.Writer[Machine]) {
+	return table.New(table.Options[Machine]{
+		Name: "machine",
+		Key:  func(m Machine) string { return m.Name },
+		Columns: []table.Column[Machine]{
+			{Name: "NAME", Value: func(m Machine) string { return m.Name }},
+			{Name: "SAYS", Value: func(m Machine) string { return m.Says }},
+		},
+	})
 }
 
 // NewTable makes the table `nodes`.

@@ -3,92 +3,116 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/prefix"
 )
 
-// change finds the steps from what the kernel holds to a model. README.md says
-// why they come in this order. All is decided from the old state first, then
-// the steps are given out stage by stage.
+// change finds the steps from what the kernel holds to what the engine wants.
+// README.md says why they come in this order. All is decided from the old state
+// first, then the steps are given out stage by stage.
+//
+// A narrow change is one of peers only: no column of cells changes and no
+// endpoint moves, so that just the peers that were touched are looked at. In a
+// wide change all groups are.
 type change struct {
 	e    *Engine
-	m    *model
 	ops  []Op
 	errs []error
+	wide bool
 
 	// slots
-	slotNum       []uint16            // number of each slot of the model
-	fresh         []column            // numbers that no endpoint uses yet
 	parts         []slotPart          // where the endpoints that exist come from and go
+	changed       []slotPart          // those that are judged by other cells
+	fresh         []column            // numbers that no endpoint uses yet
 	detour        map[slotPart]uint16 // slot that takes a part on its way to its own
-	steady        map[int]bool        // slots of the model whose column is final already
-	differ        map[[2]int32]bool   // (class, row): some part would be judged differently
+	unsteady      map[*slot]bool      // slots whose column is about to change
+	differ        map[judgement]bool
 	bumpEndpoints map[uint16]bool
-	oldAddr       *prefix.Table[uint32]  // what the kernel holds: prefix -> peer; made when needed
-	peerNum       []uint32               // number of each peer of the model; 0: none yet
-	keeper        map[uint32]int32       // old peer -> peer of the model that goes on with its number
-	peers         map[uint32]*movingPeer // all that are pointed to now or on the way, by number
-	early         []Op                   // neutral: numbers and rows for what is about to differ
-	detours       map[[2]uint32]uint32   // (old peer, peer of the model) -> number on the way
-	classes       map[uint32]*movingClass
-	primary       map[int32]uint32 // row -> class that holds it in the end
-	bumped        map[netip.Addr]bool
-	bumpAll       bool
-	gone          []netip.Prefix          // rows that go
-	touched       map[netip.Prefix]bool   // rows written early
-	own           map[netip.Prefix]uint16 // endpoint of an address; made when needed
-	ownRow        map[uint16]EndpointRow  // rows of endpoints written early
-	judged        map[judgement]bool      // of peers that stay who they are
+
+	// addresses and peers
+	rows    []changedRow
+	gone    []netip.Prefix // rows that go
+	names   []identity.ID  // whose own peer may change
+	keeper  map[uint32]*peer
+	moving  map[uint32]*moving // old numbers that are nobody's, and those on the way
+	detours map[wayKey]uint32
+	early   []Op                   // neutral: numbers and rows for what is about to differ
+	touched map[netip.Prefix]bool  // rows written early
+	ownRow  map[uint16]EndpointRow // rows of endpoints written early
+	bumped  map[netip.Addr]bool
+	bumpAll bool
+	judged  map[judgement]bool // of peers that stay who they are
+
+	bundles []*moving
+	classes map[uint32]*movingClass
+	primary map[*row]uint32 // class that holds a row in the end
 }
 
 // judgement is how somebody is judged: by a class now, by a row in the end.
 type judgement struct {
 	class uint32
-	row   int32
+	row   *row
 }
 
-// column is a slot of the model with its number.
+// column is a slot with a number.
 type column struct {
-	slot   int
+	slot   *slot
 	number uint16
 }
 
-// slotPart is the endpoints of one direction that go from an old slot to one of the model.
+// slotPart is the endpoints of one direction that go from an old slot to another.
 type slotPart struct {
 	old  uint16
-	want int
+	want *slot
 }
 
-// movingPeer is a peer by number, with the class it has and the row it is to have.
-type movingPeer struct {
-	number uint32
-	class  uint32
-	row    int32
-	moved  bool // who is behind it changes: not a matter of policy
+// wayKey is a way from an old peer to one that is wanted.
+type wayKey struct {
+	old  uint32
+	want *peer
+}
+
+// changedRow is a row that may change, with what the kernel holds.
+type changedRow struct {
+	*address
+	old   Entry
+	exist bool
+}
+
+// moving is peers that have one class and are to have one row: some by number,
+// or all of a group that have not come to it by this change.
+type moving struct {
+	class   uint32
+	row     *row
+	moved   bool // who is behind them changes: not a matter of policy
+	numbers []uint32
+	group   *group
 }
 
 type movingClass struct {
 	number uint32
-	row    int32 // that it holds in the end
-	peers  []*movingPeer
+	row    *row // that it holds in the end; nil: none
+	peers  []*moving
 	steady bool // its cells are final already
 }
 
-func newChange(e *Engine, m *model) *change {
+func newChange(e *Engine) *change {
 	return &change{
-		e: e, m: m, detour: map[slotPart]uint16{}, steady: map[int]bool{}, differ: map[[2]int32]bool{},
-		bumpEndpoints: map[uint16]bool{}, keeper: map[uint32]int32{}, peers: map[uint32]*movingPeer{}, detours: map[[2]uint32]uint32{},
-		classes: map[uint32]*movingClass{}, primary: map[int32]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{}, touched: map[netip.Prefix]bool{}, ownRow: map[uint16]EndpointRow{},
+		e: e, detour: map[slotPart]uint16{}, unsteady: map[*slot]bool{}, differ: map[judgement]bool{},
+		bumpEndpoints: map[uint16]bool{}, keeper: map[uint32]*peer{}, moving: map[uint32]*moving{}, detours: map[wayKey]uint32{},
+		classes: map[uint32]*movingClass{}, primary: map[*row]uint32{}, bumped: map[netip.Addr]bool{}, judged: map[judgement]bool{},
+		touched: map[netip.Prefix]bool{}, ownRow: map[uint16]EndpointRow{},
 	}
 }
 
-// run decides and gives out all steps.
+// run decides and gives out all steps; planSlots has come before.
 func (c *change) run() []Op {
-	c.planSlots()
 	c.planPeers()
 	c.planAddresses()
 	c.planClasses()
@@ -112,7 +136,16 @@ func (c *change) run() []Op {
 }
 
 func (c *change) emit(op Op) {
-	c.e.state.Apply(op)
+	e := c.e
+	switch o := op.(type) {
+	case PutAddress:
+		if _, ok := e.state.Addresses[o.Prefix]; !ok {
+			e.lengths[familyOf(o.Prefix)][o.Prefix.Bits()]++
+		}
+	case DeleteAddress:
+		e.lengths[familyOf(o.Prefix)][o.Prefix.Bits()]--
+	}
+	e.state.Apply(op)
 	c.ops = append(c.ops, op)
 }
 
@@ -131,7 +164,7 @@ func (c *change) take(n *numbers) (uint32, bool) {
 	if i, ok := n.take(); ok {
 		return i, true
 	}
-	if n.rests == 0 {
+	if len(n.resting) == 0 {
 		return 0, false
 	}
 	c.grace()
@@ -142,205 +175,205 @@ func (c *change) grace() {
 	c.emit(Grace{})
 	c.e.peers.wake()
 	c.e.classes.wake()
-	c.e.slots.wake()
+	c.e.slotNumbers.wake()
 }
 
-func (c *change) cell(class uint32, slot uint16) uint16 {
+var noCells [SlotsMax]uint16
+
+// cells are those that a class has now.
+func (c *change) cells(class uint32) *[SlotsMax]uint16 {
 	if row := c.e.state.Classes[class]; row != nil {
-		return row[slot]
+		return row
 	}
-	return SetDeny
-}
-
-// planSlots numbers the slots of the model: one goes on with the number of the
-// slot that most of its endpoints come from, if it is the largest part of it.
-func (c *change) planSlots() {
-	votes := map[slotPart]int{}
-	for _, w := range c.m.endpoints {
-		if !c.e.holds(w.subject) {
-			continue
-		}
-		row := c.e.state.Endpoints[w.subject.Endpoint]
-		votes[slotPart{row.Egress, w.slots[Egress]}]++
-		votes[slotPart{row.Ingress, w.slots[Ingress]}]++
-	}
-	c.parts = slices.SortedFunc(maps.Keys(votes), func(a, b slotPart) int {
-		if a.old != b.old {
-			return int(a.old) - int(b.old)
-		}
-		return a.want - b.want
-	})
-	keeper := map[uint16]slotPart{}
-	for _, p := range c.parts {
-		if p.old == SlotOpen || p.old == SlotClosed || p.want == SlotOpen || c.m.slots[p.want].closed {
-			continue
-		}
-		if best, ok := keeper[p.old]; !ok || votes[p] > votes[best] {
-			keeper[p.old] = p
-		}
-	}
-	c.slotNum = make([]uint16, len(c.m.slots))
-	most := make([]int, len(c.m.slots))
-	for _, p := range c.parts {
-		if keeper[p.old] == p && votes[p] > most[p.want] {
-			c.slotNum[p.want], most[p.want] = p.old, votes[p]
-		}
-	}
-	for i, s := range c.m.slots {
-		if i == SlotOpen || c.slotNum[i] != 0 {
-			continue
-		}
-		n, ok := uint32(0), false
-		if !s.closed {
-			if n, ok = c.take(c.e.slots); !ok {
-				c.fail("no slot is free: some endpoints are closed")
-			}
-		}
-		if ok {
-			c.slotNum[i] = uint16(n)
-			c.fresh = append(c.fresh, column{i, uint16(n)})
-			continue
-		}
-		c.slotNum[i] = SlotClosed
-		for _, row := range c.m.rows {
-			row[i] = SetDeny
-		}
-	}
+	return &noCells
 }
 
 // differs tells whether any endpoint that exists would be judged differently if
 // a peer of the class got the row.
-func (c *change) differs(class uint32, row int32) bool {
-	key := [2]int32{int32(class), row}
+func (c *change) differs(class uint32, r *row) bool {
+	key := judgement{class, r}
 	if d, ok := c.differ[key]; ok {
 		return d
 	}
-	d := slices.ContainsFunc(c.parts, func(p slotPart) bool { return c.cell(class, p.old) != c.m.rows[row][p.want] })
+	have := c.cells(class)
+	d := slices.ContainsFunc(c.parts, func(p slotPart) bool { return have[p.old] != r.cells[p.want.number] })
 	c.differ[key] = d
 	return d
 }
 
-// planPeers numbers the peers of the model as planSlots does the slots, and
-// finds what becomes of the old ones.
+// who gives the class of a peer of the kernel, and the row it is to have.
+func (c *change) who(number uint32) (uint32, *row) {
+	if m := c.moving[number]; m != nil {
+		return m.class, m.row
+	}
+	class, r := c.e.state.Peers[number], c.e.unknown.group.row
+	if number < PeerFirst {
+		class = number
+	}
+	if p := c.e.byNumber[number]; p != nil {
+		r = p.group.row
+	}
+	return class, r
+}
+
+// planPeers gathers what may change about peers. One that is new goes on with
+// the number of one that is gone, if it is the largest part of it.
 func (c *change) planPeers() {
-	votes := map[[2]uint32]int32{}
-	vote := func(old uint32, want int32) {
-		if old >= PeerFirst && want >= PeerFirst {
-			votes[[2]uint32{old, uint32(want)}]++
+	e := c.e
+	slices.SortFunc(e.now.rows, comparePrefix)
+	for _, p := range slices.Compact(e.now.rows) {
+		old, exist := e.state.Addresses[p]
+		if a, ok := e.addr.rows.Get(p); ok {
+			c.rows = append(c.rows, changedRow{a, old, exist})
+		} else if exist {
+			c.gone = append(c.gone, p)
 		}
 	}
-	for _, w := range c.m.order {
-		if w.exist && w.old.Identity == w.Identity {
+	for _, i := range e.now.idents {
+		c.names = append(c.names, i.id)
+	}
+	if e.now.first {
+		c.names = slices.AppendSeq(c.names, maps.Keys(e.state.IdentityPeer))
+		slices.Sort(c.names)
+		c.names = slices.Compact(c.names)
+	}
+	votes := map[wayKey]int{}
+	vote := func(old uint32, want *peer) {
+		if old >= PeerFirst && want != nil && want.identity != nil && e.byNumber[old] == nil {
+			votes[wayKey{old, want}]++
+		}
+	}
+	for i := range c.rows {
+		if w := &c.rows[i]; w.exist && w.old.Identity == w.Identity {
 			vote(w.old.Peer, w.peer)
 		}
 	}
-	for id, want := range c.m.identity {
-		if old, ok := c.e.state.IdentityPeer[id]; ok {
-			vote(old, want)
+	for _, id := range c.names {
+		if old, ok := e.state.IdentityPeer[id]; ok && e.ids.byID[id] != nil {
+			vote(old, e.ids.byID[id].named)
 		}
 	}
 	c.electPeers(votes)
-	first := map[uint32]netip.Prefix{} // of peers that do not go on
-	for p, old := range c.e.state.Addresses {
-		if _, goes := c.keeper[old.Peer]; !goes && old.Peer >= PeerFirst {
-			if have, ok := first[old.Peer]; !ok || comparePrefix(p, have) < 0 {
-				first[old.Peer] = p
-			}
-		}
-	}
-	add := func(number uint32, p movingPeer) {
-		if number >= PeerFirst && c.peers[number] == nil {
-			p.number, p.class = number, c.e.state.Peers[number]
-			c.peers[number] = &p
-		}
-	}
-	for number, want := range c.keeper {
-		add(number, movingPeer{row: c.m.peers[want].row})
-	}
-	for number, p := range first { // gone: it goes the way of its first address
-		row := int32(ClassUnknown)
-		if _, w, ok := c.m.addresses.Lookup(p.Addr()); ok {
-			row = c.m.peers[w.peer].row
-		}
-		add(number, movingPeer{row: row, moved: !isLocalCIDR(c.e.state.Addresses[p].Identity)})
-	}
-	for _, number := range c.e.state.IdentityPeer {
-		add(number, movingPeer{row: ClassUnknown, moved: true})
-	}
+	c.planDeparted()
 }
 
 // electPeers lets the largest part of an old peer go on with its number.
-func (c *change) electPeers(votes map[[2]uint32]int32) {
-	c.peerNum = make([]uint32, len(c.m.peers))
-	c.peerNum[PeerUnresolved] = PeerUnresolved
-	most := map[uint32]int32{}
-	for k, n := range votes {
-		want, ok := c.keeper[k[0]]
-		if !ok || n > most[k[0]] || n == most[k[0]] && int32(k[1]) < want {
-			c.keeper[k[0]], most[k[0]] = int32(k[1]), n
+func (c *change) electPeers(votes map[wayKey]int) {
+	if len(votes) == 0 {
+		return
+	}
+	order := make(map[*peer]int, len(c.e.now.newborn))
+	for i, p := range c.e.now.newborn {
+		order[p] = i
+	}
+	ways := slices.SortedFunc(maps.Keys(votes), func(a, b wayKey) int {
+		return cmp.Or(cmp.Compare(a.old, b.old), votes[b]-votes[a], cmp.Compare(order[a.want], order[b.want]))
+	})
+	best := map[*peer]wayKey{}
+	for _, w := range ways { // the first of each old one has the most votes
+		if c.keeper[w.old] != nil {
+			continue
+		}
+		c.keeper[w.old] = w.want
+		c.move(w.old, w.want.group.row, false)
+		if have, ok := best[w.want]; !ok || votes[w] > votes[have] {
+			best[w.want] = w
 		}
 	}
-	for old, want := range c.keeper {
-		have := c.peerNum[want]
-		if have == 0 || most[old] > most[have] || most[old] == most[have] && old < have {
-			c.peerNum[want] = old
+	for p, w := range best {
+		if p.number == 0 {
+			c.assign(p, w.old)
+		}
+	}
+}
+
+// assign gives a peer a number that the kernel knows already.
+func (c *change) assign(p *peer, number uint32) {
+	p.number, p.stamp = number, c.e.stamp
+	c.e.byNumber[number] = p
+	delete(c.e.unnumbered, p)
+}
+
+func (c *change) move(number uint32, r *row, moved bool) *moving {
+	m := &moving{class: c.e.state.Peers[number], row: r, moved: moved, numbers: []uint32{number}}
+	c.moving[number] = m
+	return m
+}
+
+// planDeparted finds what becomes of old peers that do not go on: they go the
+// way of their first address.
+func (c *change) planDeparted() {
+	e := c.e
+	departed := func(number uint32) bool {
+		return number >= PeerFirst && e.byNumber[number] == nil && c.moving[number] == nil
+	}
+	first := func(p netip.Prefix, old Entry) {
+		if departed(old.Peer) {
+			r := e.unknown.group.row
+			if _, a, ok := e.addr.rows.Lookup(p.Addr()); ok {
+				r = a.peer.group.row
+			}
+			c.move(old.Peer, r, !isLocalCIDR(old.Identity))
+		}
+	}
+	gone := c.gone
+	for i := range c.rows {
+		for len(gone) > 0 && comparePrefix(gone[0], c.rows[i].Prefix) < 0 {
+			first(gone[0], e.state.Addresses[gone[0]])
+			gone = gone[1:]
+		}
+		if c.rows[i].exist {
+			first(c.rows[i].Prefix, c.rows[i].old)
+		}
+	}
+	for _, p := range gone {
+		first(p, e.state.Addresses[p])
+	}
+	for _, id := range c.names {
+		if old, ok := e.state.IdentityPeer[id]; ok && departed(old) {
+			c.move(old, e.unknown.group.row, true)
 		}
 	}
 }
 
 // enclosing is the peer that the kernel gives the addresses of a prefix it has no row for.
 func (c *change) enclosing(p netip.Prefix) (uint32, bool) {
-	if c.oldAddr == nil {
-		c.oldAddr = &prefix.Table[uint32]{}
-		for q, e := range c.e.state.Addresses {
-			c.oldAddr.Put(q, e.Peer)
+	lengths := &c.e.lengths[familyOf(p)]
+	for n := p.Bits() - 1; n >= 0; n-- {
+		if lengths[n] > 0 {
+			if q, err := p.Addr().Prefix(n); err == nil {
+				if old, ok := c.e.state.Addresses[q]; ok {
+					return old.Peer, true
+				}
+			}
 		}
 	}
-	_, peer, ok := c.oldAddr.Enclosing(p)
-	return peer, ok
-}
-
-// changes tells whether the verdicts about an old peer are about to change, and its class.
-func (c *change) changes(number uint32) (bool, uint32) {
-	if number < PeerFirst {
-		return c.differs(number, int32(number)), number
-	}
-	p := c.peers[number]
-	return c.differs(p.class, p.row), p.class
-}
-
-// rowOf is the row that an old peer is to have.
-func (c *change) rowOf(number uint32) int32 {
-	if number < PeerFirst {
-		return int32(number)
-	}
-	return c.peers[number].row
+	return 0, false
 }
 
 // planAddresses finds the addresses that must leave their peer before its
 // verdicts change, and those whose own verdicts change.
 func (c *change) planAddresses() {
 	added := prefix.Table[bool]{} // rows that come before the verdicts change, and so do those inside
-	for _, w := range c.m.order {
-		old, exists := w.old, w.exist
-		source, known := old.Peer, exists
-		if !exists {
+	for _, w := range c.rows {
+		source, known := w.old.Peer, w.exist
+		if !w.exist {
 			source, known = c.enclosing(w.Prefix)
 		}
-		changing, class := c.changes(source)
-		row := c.m.peers[w.peer].row
-		moved := !w.local && (!exists || old.Identity != w.Identity)
-		if moved || !w.local && old.Peer < PeerFirst && old.Peer != uint32(w.peer) {
-			c.bumpAddress(w.Prefix, class, row)
+		class, was := c.who(source)
+		r := w.peer.group.row
+		moved := !w.local && (!w.exist || w.old.Identity != w.Identity)
+		if moved || !w.local && w.old.Peer < PeerFirst && c.e.byNumber[w.old.Peer] != w.peer {
+			c.bumpAddress(w.Prefix, class, r)
 		}
-		if exists && c.stays(source, w.peer) || !known {
+		if w.exist && c.stays(source, w.peer) || !known {
 			continue
 		}
 		if !moved {
-			c.judged[judgement{class, row}] = true
+			c.judged[judgement{class, r}] = true
 		}
-		if !changing || exists && c.rowOf(source) == row {
-			if _, _, inside := added.Enclosing(w.Prefix); exists || !inside {
+		if !c.differs(class, was) || w.exist && was == r {
+			if _, _, inside := added.Enclosing(w.Prefix); w.exist || !inside {
 				continue
 			}
 		}
@@ -348,45 +381,38 @@ func (c *change) planAddresses() {
 		c.touched[w.Prefix] = true
 		n := c.numberOnTheWay(source, class, w.peer, moved)
 		c.early = append(c.early, PutAddress{w.Prefix, Entry{Identity: w.Identity, Peer: n, Node: w.Node, Flags: w.Flags}})
-		c.planOwn(w.Prefix, source, n)
+		c.planOwn(w.address, source, n)
 	}
 	c.planRemovals()
 }
 
-// planOwn does for the row of an endpoint what was done for the row of its
+// planOwn does for the rows of endpoints what was done for the row of their
 // address: the kernel asks the endpoint's first.
-func (c *change) planOwn(p netip.Prefix, source, n uint32) {
-	if c.own == nil {
-		c.own = map[netip.Prefix]uint16{}
-		for id, w := range c.m.endpoints {
-			if c.e.holds(w.subject) {
-				c.own[w.subject.IPv4.Prefix], c.own[w.subject.IPv6.Prefix] = id, id
-			}
+func (c *change) planOwn(a *address, source, n uint32) {
+	for _, id := range a.claims {
+		if !c.e.holds(c.e.subjects[id]) {
+			continue
 		}
+		row, ok := c.ownRow[id]
+		if !ok {
+			row = c.e.state.Endpoints[id]
+		}
+		if a.Prefix.Addr().Is4() && row.Peer4 == source {
+			row.Peer4 = n
+		} else if a.Prefix.Addr().Is6() && row.Peer6 == source {
+			row.Peer6 = n
+		} else {
+			continue
+		}
+		c.ownRow[id] = row
+		c.early = append(c.early, SetEndpoint{id, row})
 	}
-	id, ok := c.own[p]
-	if !ok {
-		return
-	}
-	row, ok := c.ownRow[id]
-	if !ok {
-		row = c.e.state.Endpoints[id]
-	}
-	if p.Addr().Is4() && row.Peer4 == source {
-		row.Peer4 = n
-	} else if p.Addr().Is6() && row.Peer6 == source {
-		row.Peer6 = n
-	} else {
-		return
-	}
-	c.ownRow[id] = row
-	c.early = append(c.early, SetEndpoint{id, row})
 }
 
-// stays tells whether an old peer goes on as a peer of the model.
-func (c *change) stays(old uint32, want int32) bool {
-	if old < PeerFirst {
-		return old == uint32(want)
+// stays tells whether an old peer goes on as the one that is wanted.
+func (c *change) stays(old uint32, want *peer) bool {
+	if p := c.e.byNumber[old]; p != nil {
+		return p == want
 	}
 	return c.keeper[old] == want
 }
@@ -394,35 +420,20 @@ func (c *change) stays(old uint32, want int32) bool {
 // planRemovals does for rows that go what planAddresses does for those that come:
 // their addresses become those of the enclosing row.
 func (c *change) planRemovals() {
-	stay := 0
-	for _, w := range c.m.order {
-		if w.exist {
-			stay++
-		}
-	}
-	if stay == len(c.e.state.Addresses) {
-		return
-	}
-	for p := range c.e.state.Addresses {
-		if _, ok := c.m.addresses.Get(p); !ok {
-			c.gone = append(c.gone, p)
-		}
-	}
-	slices.SortFunc(c.gone, comparePrefix)
 	for _, p := range c.gone {
 		old := c.e.state.Addresses[p]
-		want := int32(PeerUnknown)
-		if _, w, ok := c.m.addresses.Enclosing(p); ok {
+		want := c.e.unknown
+		if _, w, ok := c.e.addr.rows.Enclosing(p); ok {
 			want = w.peer
 		}
-		row, local := c.m.peers[want].row, isLocalCIDR(old.Identity)
-		changing, class := c.changes(old.Peer)
+		r, local := want.group.row, isLocalCIDR(old.Identity)
+		class, was := c.who(old.Peer)
 		if local {
-			c.judged[judgement{class, row}] = true
+			c.judged[judgement{class, r}] = true
 		} else {
-			c.bumpAddress(p, class, row)
+			c.bumpAddress(p, class, r)
 		}
-		if changing && c.rowOf(old.Peer) != row {
+		if c.differs(class, was) && was != r {
 			entry := old
 			entry.Peer = c.numberOnTheWay(old.Peer, class, want, !local)
 			c.early = append(c.early, PutAddress{p, entry})
@@ -430,8 +441,8 @@ func (c *change) planRemovals() {
 	}
 }
 
-func (c *change) bumpAddress(p netip.Prefix, class uint32, row int32) {
-	if !c.differs(class, row) {
+func (c *change) bumpAddress(p netip.Prefix, class uint32, r *row) {
+	if !c.differs(class, r) {
 		return
 	}
 	if p.IsSingleIP() {
@@ -441,143 +452,23 @@ func (c *change) bumpAddress(p netip.Prefix, class uint32, row int32) {
 	}
 }
 
-// numberOnTheWay gives addresses that leave an old peer for one of the model a
-// number of their own, still of the old class.
-func (c *change) numberOnTheWay(old, class uint32, want int32, moved bool) uint32 {
-	key := [2]uint32{old, uint32(want)}
+// numberOnTheWay gives addresses that leave an old peer for another a number of
+// their own, still of the old class.
+func (c *change) numberOnTheWay(old, class uint32, want *peer, moved bool) uint32 {
+	key := wayKey{old, want}
 	if n, ok := c.detours[key]; ok {
 		return n
 	}
 	n, ok := c.take(c.e.peers)
 	if !ok {
-		c.fail("more than %d peers: those that do not fit are unknown", PeersMax)
+		c.fail("more than %d peers: those that do not fit are unknown", len(c.e.peers.state))
 		return PeerUnknown
 	}
 	c.detours[key] = n
-	if want >= PeerFirst && c.peerNum[want] == 0 {
-		c.peerNum[want] = n
+	if want.identity != nil && want.number == 0 {
+		c.assign(want, n)
 	}
-	c.peers[n] = &movingPeer{number: n, class: class, row: c.m.peers[want].row, moved: moved}
+	c.moving[n] = &moving{class: class, row: want.group.row, moved: moved, numbers: []uint32{n}}
 	c.early = append(c.early, SetPeer{n, class})
 	return n
-}
-
-// planClasses sorts the peers by the class they have.
-func (c *change) planClasses() {
-	c.class(ClassUnknown)
-	c.class(ClassUnresolved)
-	for _, n := range slices.Sorted(maps.Keys(c.peers)) {
-		p := c.peers[n]
-		k := c.class(p.class)
-		k.peers = append(k.peers, p)
-	}
-	for _, k := range c.classes {
-		c.electRow(k)
-	}
-}
-
-func (c *change) class(number uint32) *movingClass {
-	k := c.classes[number]
-	if k == nil {
-		k = &movingClass{number: number, row: -1}
-		c.classes[number] = k
-		if number < ClassFirst {
-			k.row = int32(number)
-		}
-	}
-	return k
-}
-
-// electRow lets a class take on the row that most of its peers are to have; of
-// equals, the one that it has.
-func (c *change) electRow(k *movingClass) {
-	if k.number < ClassFirst {
-		return
-	}
-	count := map[int32]int{}
-	for _, p := range k.peers {
-		count[p.row]++
-	}
-	k.row = -1
-	for row, n := range count {
-		if k.row < 0 || n > count[k.row] {
-			k.row = row
-			continue
-		}
-		was, is := c.differs(k.number, k.row), c.differs(k.number, row)
-		if n == count[k.row] && (was && !is || was == is && row < k.row) {
-			k.row = row
-		}
-	}
-}
-
-// planDetours finds the endpoints that go to a slot whose own cells are about
-// to change: they wait in a slot of their own until that is done.
-func (c *change) planDetours() {
-	for i := range c.m.slots {
-		c.steady[i] = true
-	}
-	for _, k := range c.classes {
-		rows := []int32{k.row}
-		for _, p := range k.peers {
-			if p.row != k.row && !slices.Contains(rows, p.row) {
-				rows = append(rows, p.row)
-			}
-		}
-		for i := range c.m.slots {
-			have := c.cell(k.number, c.slotNum[i])
-			for _, r := range rows {
-				if have != c.m.rows[r][i] {
-					c.steady[i] = false
-				}
-			}
-		}
-	}
-	fresh := map[int]bool{}
-	for _, f := range c.fresh {
-		fresh[f.slot] = true
-	}
-	for _, p := range c.parts {
-		if c.slotNum[p.want] == p.old || fresh[p.want] || c.steady[p.want] {
-			continue
-		}
-		if n, ok := c.take(c.e.slots); ok {
-			c.detour[p] = uint16(n)
-			c.fresh = append(c.fresh, column{p.want, uint16(n)})
-		}
-	}
-}
-
-// planBumps finds the endpoints whose verdicts about somebody change because policy does.
-func (c *change) planBumps() {
-	pairs := c.judged
-	pairs[judgement{ClassUnknown, ClassUnknown}], pairs[judgement{ClassUnresolved, ClassUnresolved}] = true, true
-	for _, p := range c.peers {
-		if !p.moved {
-			pairs[judgement{p.class, p.row}] = true
-		}
-	}
-	changed := map[slotPart]bool{}
-	for _, part := range c.parts {
-		for p := range pairs {
-			if c.cell(p.class, part.old) != c.m.rows[p.row][part.want] {
-				changed[part] = true
-				break
-			}
-		}
-	}
-	for id, w := range c.m.endpoints {
-		if c.e.holds(w.subject) {
-			row := c.e.state.Endpoints[id]
-			c.bumpEndpoints[id] = changed[slotPart{row.Egress, w.slots[Egress]}] || changed[slotPart{row.Ingress, w.slots[Ingress]}]
-		}
-	}
-	maps.DeleteFunc(c.bumpEndpoints, func(_ uint16, bump bool) bool { return !bump })
-}
-
-// writeSets stores the sets that no cell points to yet.
-func (c *change) writeSets() {
-	for _, n := range c.e.newSets {
-		c.emit(WriteSet{n, c.e.state.Sets[n]})
-	}
 }

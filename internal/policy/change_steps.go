@@ -3,10 +3,130 @@
 package policy
 
 import (
+	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 )
+
+// planClasses sorts the peers by the class they have.
+func (c *change) planClasses() {
+	c.bundle()
+	c.class(ClassUnknown)
+	c.class(ClassUnresolved)
+	for _, p := range c.bundles {
+		k := c.class(p.class)
+		k.peers = append(k.peers, p)
+	}
+	if c.wide {
+		for _, k := range c.classes {
+			c.electRow(k)
+		}
+	}
+}
+
+// bundle gathers the peers that may change their class, or whose class may change.
+func (c *change) bundle() {
+	e := c.e
+	for _, n := range slices.Sorted(maps.Keys(c.moving)) {
+		c.bundles = append(c.bundles, c.moving[n])
+	}
+	together := map[judgement]*moving{}
+	slices.SortFunc(e.now.regrouped, func(a, b *peer) int { return cmp.Compare(a.number, b.number) })
+	for _, p := range e.now.regrouped {
+		if p.group == nil || c.moving[p.number] != nil {
+			continue
+		}
+		j := judgement{e.state.Peers[p.number], p.group.row}
+		if together[j] == nil {
+			together[j] = &moving{class: j.class, row: j.row}
+			c.bundles = append(c.bundles, together[j])
+		}
+		together[j].numbers = append(together[j].numbers, p.number)
+	}
+	retry := len(e.homeless) > 0 && e.classes.any()
+	if !c.wide && !retry {
+		return
+	}
+	for _, g := range e.groups.groups {
+		if g.stay(e.stamp) > 0 && (c.wide || e.homeless[g.row]) {
+			c.bundles = append(c.bundles, &moving{class: g.class, row: g.row, group: g})
+		}
+	}
+}
+
+// weight is how many peers there are.
+func (m *moving) weight(stamp uint64) int {
+	if m.group != nil {
+		return m.group.stay(stamp)
+	}
+	return len(m.numbers)
+}
+
+// each calls f for every peer, in order of number.
+func (m *moving) each(stamp uint64, f func(number uint32)) {
+	list := m.numbers
+	if m.group != nil {
+		list = nil
+		for _, p := range m.group.peers {
+			if p.number != 0 && p.stamp != stamp {
+				list = append(list, p.number)
+			}
+		}
+		slices.Sort(list)
+	}
+	for _, n := range list {
+		f(n)
+	}
+}
+
+func (c *change) class(number uint32) *movingClass {
+	k := c.classes[number]
+	if k == nil {
+		k = &movingClass{number: number}
+		if r := c.e.byClass[number]; r != nil && !r.dead && (!c.wide || number < ClassFirst) {
+			k.row, k.steady = r, !c.wide
+		}
+		c.classes[number] = k
+	}
+	return k
+}
+
+// electRow lets a class take on the row that most of its peers are to have; of
+// equals, the one that it has.
+func (c *change) electRow(k *movingClass) {
+	if k.number < ClassFirst {
+		return
+	}
+	count := map[*row]int{}
+	for _, p := range k.peers {
+		count[p.row] += p.weight(c.e.stamp)
+	}
+	k.row = nil
+	for r, n := range count {
+		if k.row == nil || n > count[k.row] {
+			k.row = r
+			continue
+		}
+		if n == count[k.row] {
+			was, is := c.differs(k.number, k.row), c.differs(k.number, r)
+			if was && !is || was == is && r.serial < k.row.serial {
+				k.row = r
+			}
+		}
+	}
+}
+
+// writeSets stores the sets that no cell points to yet.
+func (c *change) writeSets() {
+	for _, s := range c.e.sets.fresh {
+		if s.refs > 0 {
+			c.emit(WriteSet{uint32(s.number), s.rows})
+		} else {
+			c.e.sets.free(s)
+		}
+	}
+	c.e.sets.fresh = c.e.sets.fresh[:0]
+}
 
 // splitClasses moves peers that must differ in a fresh column to a copy of
 // their class. The copy answers as the class does, so nothing changes.
@@ -16,10 +136,17 @@ func (c *change) splitClasses() {
 	}
 	for _, number := range slices.Sorted(maps.Keys(c.classes)) {
 		k := c.classes[number]
-		stay := c.project(k.row)
-		parts := map[string][]*movingPeer{}
+		parts := map[string][]*moving{}
 		kept := k.peers[:0:0]
+		var stay string
 		for _, p := range k.peers {
+			if p.row == k.row {
+				kept = append(kept, p)
+				continue
+			}
+			if stay == "" && k.row != nil {
+				stay = c.project(k.row)
+			}
 			if key := c.project(p.row); key == stay {
 				kept = append(kept, p)
 			} else {
@@ -34,27 +161,24 @@ func (c *change) splitClasses() {
 }
 
 // project is a row's content in the fresh columns.
-func (c *change) project(row int32) string {
+func (c *change) project(r *row) string {
 	b := make([]byte, 0, 2*len(c.fresh))
 	for _, f := range c.fresh {
-		v := c.m.rows[row][f.slot]
+		v := r.cells[f.slot.number]
 		b = append(b, byte(v), byte(v>>8))
 	}
 	return string(b)
 }
 
-func (c *change) splitOff(from *movingClass, peers []*movingPeer) {
+func (c *change) splitOff(from *movingClass, peers []*moving) {
 	n, ok := c.newClass()
 	if !ok {
 		c.overflow(peers)
 		return
 	}
-	w := WriteClass{Class: n}
-	if row := c.e.state.Classes[from.number]; row != nil {
-		w.Row = *row
-	}
+	w := WriteClass{Class: n, Row: *c.cells(from.number)}
 	for _, f := range c.fresh {
-		w.Row[f.number] = c.m.rows[peers[0].row][f.slot]
+		w.Row[f.number] = peers[0].row.cells[f.slot.number]
 	}
 	c.emit(w)
 	k := c.class(n)
@@ -66,73 +190,49 @@ func (c *change) splitOff(from *movingClass, peers []*movingPeer) {
 
 func (c *change) newClass() (uint32, bool) {
 	n, ok := c.take(c.e.classes)
-	if !ok {
-		c.fail("more than %d classes: peers that do not fit are judged as unknown", ClassMax)
+	if ok {
+		c.e.byClass[n] = nil
 	}
 	return n, ok
 }
 
 // overflow makes peers unknown for want of a class.
-func (c *change) overflow(peers []*movingPeer) {
+func (c *change) overflow(peers []*moving) {
 	for _, p := range peers {
-		p.row = ClassUnknown
+		c.e.homeless[p.row] = true
+		p.row = c.e.unknown.group.row
 		c.join(p, c.class(ClassUnknown))
 	}
 }
 
-// join moves a peer to a class: one store.
-func (c *change) join(p *movingPeer, k *movingClass) {
+// join moves peers to a class: one store each.
+func (c *change) join(p *moving, k *movingClass) {
 	p.class = k.number
 	k.peers = append(k.peers, p)
-	c.emit(SetPeer{p.number, k.number})
+	p.each(c.e.stamp, func(n uint32) {
+		if !has(c.e.state.Peers, n, k.number) {
+			c.emit(SetPeer{n, k.number})
+		}
+	})
 }
 
 // writeFresh stores the final cells of columns that no endpoint uses yet.
 func (c *change) writeFresh() {
+	if len(c.fresh) == 0 {
+		return
+	}
 	for _, number := range slices.Sorted(maps.Keys(c.classes)) {
-		k := c.classes[number]
-		if k.row >= 0 {
+		if k := c.classes[number]; k.row != nil {
 			for _, f := range c.fresh {
-				c.setCell(number, f.number, c.m.rows[k.row][f.slot])
+				c.setCell(number, f.number, k.row.cells[f.slot.number])
 			}
 		}
 	}
 }
 
 func (c *change) setCell(class uint32, slot, set uint16) {
-	if c.cell(class, slot) != set {
+	if c.cells(class)[slot] != set {
 		c.emit(SetCell{class, slot, set})
-	}
-}
-
-// moveEndpoints takes the endpoints that exist to slots whose cells are final.
-func (c *change) moveEndpoints() {
-	at := func(old uint16, want int) uint16 {
-		part := slotPart{old, want}
-		if n, ok := c.detour[part]; ok {
-			return n
-		}
-		for _, f := range c.fresh {
-			if f.slot == want && f.number == c.slotNum[want] {
-				return f.number
-			}
-		}
-		if c.steady[want] {
-			return c.slotNum[want]
-		}
-		return old
-	}
-	for _, id := range slices.Sorted(maps.Keys(c.m.endpoints)) {
-		w := c.m.endpoints[id]
-		if !c.e.holds(w.subject) {
-			continue
-		}
-		row := c.e.state.Endpoints[id]
-		next := row
-		next.Egress, next.Ingress = at(row.Egress, w.slots[Egress]), at(row.Ingress, w.slots[Ingress])
-		if next != row {
-			c.emit(SetEndpoint{id, next})
-		}
 	}
 }
 
@@ -142,7 +242,7 @@ func (c *change) moveEndpoints() {
 func (c *change) moveClasses() {
 	order := slices.Sorted(maps.Keys(c.classes))
 	c.choosePrimaries(order)
-	var late []*movingPeer
+	var late []*moving
 	for _, number := range order {
 		k := c.classes[number]
 		kept := k.peers[:0:0]
@@ -151,35 +251,47 @@ func (c *change) moveClasses() {
 				kept = append(kept, p)
 				continue
 			}
-			target, exists := c.primary[p.row]
-			if exists && !c.classes[target].steady {
+			target := c.target(p.row)
+			if target != nil && !target.steady {
 				if k.steady {
 					late = append(late, p)
 					continue
 				}
-				exists = false
+				target = nil
 			}
-			if !exists {
-				if target, exists = c.classWith(p.row); !exists {
-					c.overflow([]*movingPeer{p})
+			if target == nil {
+				if target = c.classWith(p.row); target == nil {
+					c.overflow([]*moving{p})
 					continue
 				}
 			}
-			c.join(p, c.classes[target])
+			c.join(p, target)
 		}
 		k.peers = kept
 	}
 	for _, number := range order {
-		if k := c.classes[number]; k.row >= 0 && !k.steady {
-			for i, n := range c.slotNum {
-				c.setCell(number, n, c.m.rows[k.row][i])
+		if k := c.classes[number]; k.row != nil && !k.steady {
+			for _, n := range c.e.live {
+				c.setCell(number, n, k.row.cells[n])
 			}
 			k.steady = true
 		}
 	}
 	for _, p := range late {
-		c.join(p, c.classes[c.primary[p.row]])
+		c.join(p, c.target(p.row))
 	}
+}
+
+// target is the class that peers with a row go to; nil: there is none yet.
+func (c *change) target(r *row) *movingClass {
+	if n, ok := c.primary[r]; ok {
+		return c.classes[n]
+	}
+	if !c.wide && r.class != 0 {
+		c.primary[r] = r.class
+		return c.class(r.class)
+	}
+	return nil
 }
 
 // choosePrimaries finds for every row the class that peers with that row go to:
@@ -187,15 +299,12 @@ func (c *change) moveClasses() {
 func (c *change) choosePrimaries(order []uint32) {
 	for _, number := range order {
 		k := c.classes[number]
-		if k.row < 0 {
+		if k.row == nil {
 			continue
 		}
-		k.steady = true
-		for i, n := range c.slotNum {
-			if c.cell(number, n) != c.m.rows[k.row][i] {
-				k.steady = false
-				break
-			}
+		if c.wide {
+			have := c.cells(number)
+			k.steady = !slices.ContainsFunc(c.e.live, func(n uint16) bool { return have[n] != k.row.cells[n] })
 		}
 		best, ok := c.primary[k.row]
 		if ok && best < ClassFirst {
@@ -207,41 +316,46 @@ func (c *change) choosePrimaries(order []uint32) {
 	}
 }
 
-// classWith makes a class that holds a row from the start.
-func (c *change) classWith(row int32) (uint32, bool) {
+// classWith makes a class that holds a row from the start; nil: there is no number.
+func (c *change) classWith(r *row) *movingClass {
 	n, ok := c.newClass()
 	if !ok {
-		return 0, false
+		return nil
 	}
 	w := WriteClass{Class: n}
-	for i, s := range c.slotNum {
-		w.Row[s] = c.m.rows[row][i]
+	for _, s := range c.e.live {
+		w.Row[s] = r.cells[s]
 	}
 	for _, f := range c.fresh { // detours, too: endpoints are there now
-		w.Row[f.number] = c.m.rows[row][f.slot]
+		w.Row[f.number] = r.cells[f.slot.number]
 	}
 	c.emit(w)
 	k := c.class(n)
-	k.row, k.steady = row, true
-	c.primary[row] = n
-	return n, true
+	k.row, k.steady = r, true
+	c.primary[r] = n
+	return k
 }
 
 // mergeClasses brings peers of equal rows together. Nothing changes by it.
 func (c *change) mergeClasses() {
-	best := map[int32]*movingClass{}
+	if !c.wide {
+		return
+	}
+	best := map[*row]*movingClass{}
 	order := slices.Sorted(maps.Keys(c.classes))
 	for _, number := range order {
 		k := c.classes[number]
-		if number < ClassFirst || k.row < ClassFirst || len(k.peers) == 0 {
+		if number < ClassFirst || k.row == nil || len(k.peers) == 0 {
 			continue
 		}
-		if b := best[k.row]; b == nil || len(k.peers) > len(b.peers) {
+		if b := best[k.row]; b == nil || c.heavier(k, b) {
 			best[k.row] = k
 		}
 	}
-	for row, k := range best {
-		c.primary[row] = k.number
+	for r, k := range best {
+		if n, ok := c.primary[r]; !ok || n >= ClassFirst {
+			c.primary[r] = k.number
+		}
 	}
 	for _, number := range order {
 		k := c.classes[number]
@@ -256,176 +370,12 @@ func (c *change) mergeClasses() {
 	}
 }
 
-// finishSlots takes the endpoints that waited to their own slots, whose cells
-// are the same by now.
-func (c *change) finishSlots() {
-	for _, id := range slices.Sorted(maps.Keys(c.m.endpoints)) {
-		w := c.m.endpoints[id]
-		if !c.e.holds(w.subject) {
-			continue
+func (c *change) heavier(a, b *movingClass) bool {
+	sum := func(k *movingClass) (n int) {
+		for _, p := range k.peers {
+			n += p.weight(c.e.stamp)
 		}
-		row := c.e.state.Endpoints[id]
-		next := row
-		next.Egress, next.Ingress = c.slotNum[w.slots[Egress]], c.slotNum[w.slots[Ingress]]
-		if next != row {
-			c.emit(SetEndpoint{id, next})
-		}
+		return n
 	}
-}
-
-// finishPeers gives new peers their class, then points to all peers: identities,
-// addresses, endpoints. Rows that are no longer wanted go last.
-func (c *change) finishPeers() {
-	if !has(c.e.state.Peers, PeerUnresolved, ClassUnresolved) {
-		c.emit(SetPeer{PeerUnresolved, ClassUnresolved})
-	}
-	for i := PeerFirst; i < len(c.m.peers); i++ {
-		if c.peerNum[i] == 0 {
-			c.newPeer(i)
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(c.m.identity)) {
-		if n := c.peerNum[c.m.identity[id]]; !has(c.e.state.IdentityPeer, id, n) {
-			c.emit(SetIdentityPeer{id, n})
-		}
-	}
-	c.finishAddresses()
-	for _, id := range slices.Sorted(maps.Keys(c.m.endpoints)) {
-		w := c.m.endpoints[id]
-		row := EndpointRow{
-			Identity: w.subject.Identity, Peer4: c.peerNum[w.peer4], Peer6: c.peerNum[w.peer6],
-			Egress: c.slotNum[w.slots[Egress]], Ingress: c.slotNum[w.slots[Ingress]],
-		}
-		if !c.e.holds(w.subject) || c.e.state.Endpoints[id] != row {
-			c.emit(SetEndpoint{id, row})
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(c.e.state.IdentityPeer)) {
-		if _, ok := c.m.identity[id]; !ok {
-			c.emit(DeleteIdentityPeer{id})
-		}
-	}
-}
-
-// finishAddresses puts the longest prefixes first and removes the shortest
-// first, so that an address never falls to a row that is not its own.
-func (c *change) finishAddresses() {
-	var put []PutAddress
-	for _, w := range c.m.order {
-		entry := Entry{Identity: w.Identity, Peer: c.peerNum[w.peer], Node: w.Node, Flags: w.Flags}
-		if w.exist && w.old == entry && !c.touched[w.Prefix] {
-			continue
-		}
-		if !has(c.e.state.Addresses, w.Prefix, entry) {
-			put = append(put, PutAddress{w.Prefix, entry})
-		}
-	}
-	slices.SortFunc(put, func(a, b PutAddress) int { return longestFirst(a.Prefix, b.Prefix) })
-	for _, op := range put {
-		c.emit(op)
-	}
-	slices.SortFunc(c.gone, func(a, b netip.Prefix) int { return longestFirst(b, a) })
-	for _, p := range c.gone {
-		c.emit(DeleteAddress{p})
-	}
-}
-
-func has[K comparable, V comparable](m map[K]V, k K, want V) bool {
-	v, ok := m[k]
-	return ok && v == want
-}
-
-func longestFirst(a, b netip.Prefix) int {
-	if a.Bits() != b.Bits() {
-		return b.Bits() - a.Bits()
-	}
-	return comparePrefix(a, b)
-}
-
-// newPeer numbers a peer that nothing points to yet.
-func (c *change) newPeer(i int) {
-	row := c.m.peers[i].row
-	class, ok := c.primary[row]
-	if !ok {
-		if class, ok = c.classWith(row); !ok {
-			class = ClassUnknown
-		}
-	}
-	n, ok := c.take(c.e.peers)
-	if !ok {
-		c.fail("more than %d peers: those that do not fit are unknown", PeersMax)
-		return
-	}
-	c.peerNum[i] = n
-	if !has(c.e.state.Peers, n, class) {
-		c.emit(SetPeer{n, class})
-	}
-}
-
-// bump ends the verdicts that flows keep, after everything they were made from is final.
-func (c *change) bump() {
-	for _, id := range slices.Sorted(maps.Keys(c.bumpEndpoints)) {
-		c.emit(BumpEndpoint{id})
-	}
-	if c.bumpAll {
-		c.emit(BumpPeers{})
-		return
-	}
-	for _, a := range slices.SortedFunc(maps.Keys(c.bumped), netip.Addr.Compare) {
-		c.emit(BumpPeer{a})
-	}
-}
-
-// collect lets rest what nothing points to any more and removes sets without a cell.
-func (c *change) collect() {
-	e := c.e
-	peers, classes, slots := make([]bool, PeersMax), make([]bool, ClassMax), make([]bool, SlotsMax)
-	use := func(n uint32) {
-		peers[n] = true
-		classes[e.state.Peers[n]] = true
-	}
-	for _, n := range c.peerNum {
-		use(n)
-	}
-	for id := range e.state.Endpoints {
-		if _, ok := c.m.endpoints[id]; !ok {
-			delete(e.state.Endpoints, id)
-		}
-	}
-	for _, row := range e.state.Endpoints {
-		slots[row.Egress], slots[row.Ingress] = true, true
-	}
-	e.peers.keepOnly(peers)
-	e.classes.keepOnly(classes)
-	e.slots.keepOnly(slots)
-	c.deleteSets()
-}
-
-func (c *change) deleteSets() {
-	e := c.e
-	live := map[uint32]bool{}
-	for _, row := range c.m.rows {
-		for _, n := range row {
-			live[uint32(n)] = true
-		}
-	}
-	var dead []uint32
-	for n := range e.state.Sets {
-		if !live[n] {
-			dead = append(dead, n)
-		}
-	}
-	if len(dead) == 0 {
-		return
-	}
-	slices.Sort(dead)
-	c.grace()
-	for _, n := range dead {
-		rows := e.state.Sets[n]
-		e.setRows -= len(rows)
-		if key := content(rows); e.byContent[key] == uint16(n) {
-			delete(e.byContent, key)
-		}
-		c.emit(DeleteSet{n})
-	}
+	return sum(a) > sum(b)
 }

@@ -3,12 +3,13 @@
 package policy
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
@@ -95,17 +96,25 @@ type ObjectStatus struct {
 	Reason     string // why it is quarantined, or which of its fields are not carried out yet
 }
 
-// Outcome is the answer to a change of input.
+// LocalIdentities are what changed about the engine's own identities: there is
+// one for each prefix in use.
+type LocalIdentities struct {
+	New  map[identity.ID]label.Set
+	Gone []identity.ID
+}
+
+// Outcome is the answer to a change of input. Objects and Endpoints are about
+// all there are; they are the same slice and map as before if nothing changed
+// about any, and are never written to.
 type Outcome struct {
 	Ops       []Op
 	Revision  uint64 // counts changes of the policy set
 	Objects   []ObjectStatus
 	Endpoints map[uint16]SubjectOutcome
-	// LocalIdentities are the engine's own: one for each prefix in use.
-	LocalIdentities map[identity.ID]label.Set
-	Explainer       *Explainer // says why
-	Stats           Stats
-	Err             error // what could not be carried out, such as more slots than there are; the rest holds
+	Local     LocalIdentities
+	Explainer *Explainer // says why
+	Stats     Stats
+	Err       error // what could not be carried out, such as more slots than there are; the rest holds
 }
 
 // Stats count what the kernel holds of policy.
@@ -148,29 +157,53 @@ func (o *Options) validate() error {
 	return nil
 }
 
-// Engine turns input into steps for the kernel. It is not safe for concurrent use.
+// Engine turns input into steps for the kernel. Apply and Update are for one
+// goroutine at a time; the Explainers that they give are for any.
 type Engine struct {
+	mu       sync.RWMutex // Explainers read what Apply changes
 	opts     Options
-	state    State // what the kernel holds once all steps given out are carried out
+	state    State       // what the kernel holds once all steps given out are carried out
+	lengths  [2][129]int // rows of state.Addresses by family and length
 	stamp    uint64
 	revision uint64
-	matcher  *matcher
-	objects  map[string]*cached
-	l7       l7Table
+	now      *touched // by the change that is being worked on
 
-	byContent map[string]uint16  // set by its rows
-	folded    map[string]*folded // rows by what is folded
-	setRows   int
-	newSets   []uint32
-	setHint   uint32
-	setErr    error
+	objects    map[string]*cached
+	inherited  map[string]*cached // of the engine before
+	refs       *References
+	ruling     *Ruling        // never changed, only replaced
+	statuses   []ObjectStatus // never changed, only replaced
+	subjects   map[uint16]*subject
+	outcomes   map[uint16]SubjectOutcome // never changed, only replaced
+	open       *slot
+	slots      map[string]*slot
+	slotSerial uint64
+	bySlot     [SlotsMax]*slot
+	live       []uint16 // numbers in use, in order
+	shut       []*slot  // that there was no number for
+
+	ids        *idents
+	addr       *addresses
+	groups     *grouping
+	grid       *grid
+	sets       *sets
+	uses       []*use // by id; nil: free
+	freeUses   []int32
+	useByKey   map[string]*use
+	unknown    *peer
+	unresolved *peer
 
 	cidrs     map[netip.Prefix]identity.ID
 	cidrTaken map[identity.ID]bool
 	lastCIDR  identity.ID
 
-	peers, classes, slots *numbers
-	incarnations          map[uint16]uint32
+	peers, classes, slotNumbers *numbers
+	byNumber                    []*peer        // by peer number
+	byClass                     []*row         // by class number
+	unnumbered                  map[*peer]bool // that there was no number for
+	homeless                    map[*row]bool  // that there was no class for
+	parts                       []slotPart     // where endpoints are
+	incarnations                map[uint16]uint32
 }
 
 // cached is an object with the rules it became.
@@ -179,13 +212,6 @@ type cached struct {
 	refs   *References // that the rules were made with
 	parsed parsed
 	good   *parsed // the last version that was understood
-	stamp  uint64
-}
-
-type folded struct {
-	rows    []SetRow
-	content string
-	stamp   uint64
 }
 
 // New makes an engine over the kernel's state; the engine keeps its own copy.
@@ -195,41 +221,52 @@ func New(opts Options, state State) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		opts: opts, state: state.Clone(), matcher: newMatcher(), objects: map[string]*cached{},
-		byContent: map[string]uint16{}, folded: map[string]*folded{}, setHint: SetFirst,
+		opts: opts, state: state.Clone(), objects: map[string]*cached{}, refs: noReferences, subjects: map[uint16]*subject{},
+		open: openSlot(), slots: map[string]*slot{}, live: []uint16{SlotOpen}, ids: newIdents(), addr: newAddresses(), groups: newGrouping(),
+		grid: &grid{byHash: map[uint64][]*row{}}, sets: newSets(), useByKey: map[string]*use{},
 		cidrs: map[netip.Prefix]identity.ID{}, cidrTaken: map[identity.ID]bool{}, lastCIDR: identity.LocalCIDR,
-		peers: newNumbers(PeerFirst, PeersMax), classes: newNumbers(ClassFirst, ClassMax), slots: newNumbers(SlotOpen+1, SlotClosed),
+		peers: newNumbers(PeerFirst, PeersMax), classes: newNumbers(ClassFirst, ClassMax), slotNumbers: newNumbers(SlotOpen+1, SlotClosed),
+		byNumber: make([]*peer, PeersMax), byClass: make([]*row, ClassMax), unnumbered: map[*peer]bool{}, homeless: map[*row]bool{},
 		incarnations: map[uint16]uint32{},
 	}
+	e.bySlot[SlotOpen] = e.open
+	e.grid.blank[SlotOpen] = e.answer(e.open, nil)
+	e.unknown, e.unresolved = e.standIn(PeerUnknown, ClassUnknown), e.standIn(PeerUnresolved, ClassUnresolved)
 	e.state.repair()
 	e.adopt()
 	return e, nil
+}
+
+// standIn makes one of the two peers for those that are not known.
+func (e *Engine) standIn(number, class uint32) *peer {
+	r := &row{class: class, groups: 1}
+	r.put(SlotOpen, SetAllow)
+	e.byClass[class] = r
+	p := &peer{number: number, extra: e.groups.none, refs: 1}
+	g := &group{base: &base{}, extra: e.groups.none, row: r, at: -1, class: class}
+	g.enter(p, 0)
+	e.byNumber[number] = p
+	return p
 }
 
 // Inherit takes over what an engine before this one knew about the objects: a
 // quarantined one stays in force in its last good version, and revisions go on.
 func (e *Engine) Inherit(before *Engine) {
 	e.revision = before.revision
-	for key, c := range before.objects {
-		own := *c
-		own.stamp = 0
-		e.objects[key] = &own
-	}
+	e.inherited = maps.Clone(before.objects)
 }
 
 // adopt marks the numbers that the state uses.
 func (e *Engine) adopt() {
-	for n, rows := range e.state.Sets {
-		e.setRows += len(rows)
-		if n >= SetFirst && n < SetsMax {
-			e.byContent[content(rows)] = uint16(n)
-		}
+	for _, n := range slices.Sorted(maps.Keys(e.state.Sets)) {
+		e.sets.adopt(uint16(n), e.state.Sets[n])
 	}
 	use := func(peer uint32) {
 		e.peers.use(peer)
 		e.classes.use(e.state.Peers[peer])
 	}
 	for p, a := range e.state.Addresses {
+		e.lengths[familyOf(p)][p.Bits()]++
 		use(a.Peer)
 		if isLocalCIDR(a.Identity) {
 			e.cidrs[p], e.cidrTaken[a.Identity] = a.Identity, true
@@ -242,9 +279,16 @@ func (e *Engine) adopt() {
 	for _, row := range e.state.Endpoints {
 		use(row.Peer4)
 		use(row.Peer6)
-		e.slots.use(uint32(row.Egress))
-		e.slots.use(uint32(row.Ingress))
+		e.slotNumbers.use(uint32(row.Egress))
+		e.slotNumbers.use(uint32(row.Ingress))
 	}
+}
+
+func familyOf(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1
 }
 
 func isLocalCIDR(id identity.ID) bool { return id.Scope() == identity.ScopeLocalCIDR }
@@ -252,96 +296,113 @@ func isLocalCIDR(id identity.ID) bool { return id.Scope() == identity.ScopeLocal
 // State is the state of the kernel once all steps given out are carried out. Do not change it.
 func (e *Engine) State() *State { return &e.state }
 
-// Update compares the input with what the kernel holds and gives the steps
-// that make up the difference. They must be carried out in order, all of them;
-// if one fails, start again with a new engine over the kernel's state.
-func (e *Engine) Update(in Input) Outcome {
-	e.stamp++
-	e.newSets, e.setErr = nil, nil
-	out := Outcome{}
-	rules := e.parse(&in, &out)
-	m := e.compile(&in, rules)
-	c := newChange(e, m)
-	out.Ops = c.run()
-	out.Err = errors.Join(append(m.errs, append(c.errs, e.setErr)...)...)
-	out.LocalIdentities = m.local
-	out.Revision = e.revision
-	out.Endpoints = make(map[uint16]SubjectOutcome, len(m.endpoints))
-	for id, w := range m.endpoints {
-		out.Endpoints[id] = SubjectOutcome{
-			Row: e.state.Endpoints[id], EnforcingIngress: w.enforcing[Ingress], EnforcingEgress: w.enforcing[Egress], Policies: w.policies,
+// Update takes the whole input and applies what differs from that before.
+func (e *Engine) Update(in Input) Outcome { return e.Apply(e.difference(&in)) }
+
+// outcome says what the change that was worked on has led to.
+func (e *Engine) outcome(ops []Op, errs []error) Outcome {
+	t := e.now
+	e.now = nil
+	if t.objects {
+		e.revision++
+	}
+	if t.objects || t.statuses || e.statuses == nil {
+		e.statuses = make([]ObjectStatus, 0, len(e.objects))
+		for _, key := range slices.Sorted(maps.Keys(e.objects)) {
+			e.statuses = append(e.statuses, e.objects[key].status(key))
 		}
 	}
-	out.Explainer = newExplainer(&e.opts, &in, rules, &out)
-	out.Stats = e.stats(m)
-	e.sweep(&in)
-	return out
+	shown := len(t.endpoints)+len(t.columns) > 0 || e.outcomes == nil
+	if shown {
+		e.showEndpoints()
+	}
+	if t.objects || t.statuses || shown && e.anyClosed() || e.ruling == nil {
+		e.ruling = e.newRuling()
+	}
+	return Outcome{
+		Ops: ops, Revision: e.revision, Objects: e.statuses, Endpoints: e.outcomes, Local: t.local,
+		Explainer: &Explainer{Ruling: e.ruling, facts: e},
+		Stats:     e.stats(), Err: errors.Join(append(errs, e.shortages()...)...),
+	}
 }
 
-func (e *Engine) stats(m *model) Stats {
-	s := Stats{Peers: len(m.peers), Groups: len(m.groups), Slots: len(m.slots), Sets: len(e.state.Sets), SetRows: e.setRows, Selectors: len(m.uses)}
-	for _, n := range e.classes.state {
-		if n == numberUsed {
-			s.Classes++
+func (e *Engine) showEndpoints() {
+	e.outcomes = make(map[uint16]SubjectOutcome, len(e.subjects))
+	for id, s := range e.subjects {
+		e.outcomes[id] = SubjectOutcome{
+			Row: e.state.Endpoints[id], EnforcingIngress: s.enforcing[Ingress], EnforcingEgress: s.enforcing[Egress], Policies: s.policies(),
 		}
 	}
+}
+
+// anyClosed tells whether there is a slot without a number, or was.
+func (e *Engine) anyClosed() bool {
+	return len(e.shut) > 0 || e.ruling != nil && len(e.ruling.closed) > 0
+}
+
+// newRuling is the policy in force now.
+func (e *Engine) newRuling() *Ruling {
+	r := &Ruling{opts: e.opts, revision: e.revision, closed: map[uint16][2]bool{}}
+	for _, key := range slices.Sorted(maps.Keys(e.objects)) {
+		if c := e.objects[key]; c.good != nil {
+			r.rules = append(r.rules, c.good.rules...)
+		}
+	}
+	for id, s := range e.subjects {
+		if closed := [2]bool{s.slots[Egress].closed, s.slots[Ingress].closed}; closed[Egress] || closed[Ingress] {
+			r.closed[id] = closed
+		}
+	}
+	return r
+}
+
+// shortages are what could not be carried out for want of numbers.
+func (e *Engine) shortages() (errs []error) {
+	if len(e.shut) > 0 {
+		errs = append(errs, fmt.Errorf("%d slots are more than there are numbers (%d): their endpoints are closed", len(e.shut), SlotClosed-1))
+	}
+	if len(e.homeless) > 0 {
+		errs = append(errs, fmt.Errorf("%d classes are more than the %d there are: peers that do not fit are judged as unknown", len(e.homeless), len(e.classes.state)))
+	}
+	if len(e.unnumbered) > 0 {
+		errs = append(errs, fmt.Errorf("%d peers are more than the %d there are: they are judged as unknown", len(e.unnumbered), len(e.peers.state)))
+	}
+	if e.sets.short != nil {
+		errs = append(errs, e.sets.short)
+	}
+	return errs
+}
+
+func (e *Engine) stats() Stats {
+	s := Stats{Groups: len(e.groups.groups), Slots: len(e.live), Sets: e.sets.numbered, SetRows: e.sets.rows, Selectors: len(e.useByKey)}
+	s.Peers = e.peers.count + PeerFirst
+	s.Classes = e.classes.count
 	return s
 }
 
-// sweep forgets what the last Updates did not use.
-func (e *Engine) sweep(in *Input) {
-	const keep = 64 // Updates
-	if e.stamp%keep == 0 && e.stamp > keep {
-		e.matcher.forget(e.stamp - keep)
-		for k, f := range e.folded {
-			if f.stamp < e.stamp-keep {
-				delete(e.folded, k)
-			}
+// putObject enters an object, or a new version of it, or makes its rules anew
+// because what they name is other.
+func (e *Engine) putObject(o Object) {
+	key := o.Key()
+	c := e.objects[key]
+	if c == nil {
+		c = e.inherited[key]
+	}
+	if c.stale(o, e.refs) {
+		next := &cached{object: o, refs: e.refs, parsed: parse(o, &e.opts, e.refs)}
+		if next.parsed.err == nil {
+			next.good = &next.parsed
+		} else if c != nil && c.object.UID == o.UID {
+			next.good = c.good
 		}
+		e.now.objects = e.now.objects || c == nil || c.object != o || !sameRules(c.good, next.good)
+		e.now.statuses = true
+		c = next
 	}
-	clear(e.incarnations)
-	for i := range in.Subjects {
-		e.incarnations[in.Subjects[i].Endpoint] = in.Subjects[i].Incarnation
+	if e.objects[key] != c {
+		e.objects[key] = c
+		e.reselect(key, c)
 	}
-}
-
-// parse gives the rules of all objects in order of key, and says what became of each object.
-func (e *Engine) parse(in *Input, out *Outcome) []*rule {
-	var rules []*rule
-	refs := cmp.Or(in.References, noReferences)
-	order := slices.Clone(in.Objects)
-	slices.SortFunc(order, func(a, b Object) int { return strings.Compare(a.Key(), b.Key()) })
-	changed := len(order) != len(e.objects)
-	for _, o := range order {
-		key := o.Key()
-		c := e.objects[key]
-		if c.stale(o, refs) {
-			next := &cached{object: o, refs: refs, parsed: parse(o, &e.opts, refs)}
-			if next.parsed.err == nil {
-				next.good = &next.parsed
-			} else if c != nil && c.object.UID == o.UID {
-				next.good = c.good
-			}
-			changed = changed || c == nil || c.object != o || !sameRules(c.good, next.good)
-			c = next
-			e.objects[key] = c
-		}
-		c.stamp = e.stamp
-		if c.good != nil {
-			rules = append(rules, c.good.rules...)
-		}
-		out.Objects = append(out.Objects, c.status(key))
-	}
-	for k, c := range e.objects {
-		if c.stamp != e.stamp {
-			delete(e.objects, k)
-			changed = true
-		}
-	}
-	if changed {
-		e.revision++
-	}
-	return rules
 }
 
 // stale tells whether the object has to be parsed again.
@@ -355,6 +416,14 @@ func sameRules(a, b *parsed) bool {
 		return a == b
 	}
 	return slices.EqualFunc(a.rules, b.rules, func(x, y *rule) bool { return x.key == y.key && x.subject.key == y.subject.key })
+}
+
+func (e *Engine) dropObject(key string) {
+	if e.objects[key] != nil {
+		delete(e.objects, key)
+		e.reselect(key, nil)
+		e.now.objects = true
+	}
 }
 
 func (c *cached) status(key string) ObjectStatus {
@@ -372,143 +441,4 @@ func (c *cached) status(key string) ObjectStatus {
 		s.Reason = strings.Join(append(parts, c.parsed.remarks...), "; ")
 	}
 	return s
-}
-
-// set gives the number of the answer that the items of a slot fold to.
-func (e *Engine) set(s *slot, items []*item) uint16 {
-	if s.closed {
-		return SetDeny
-	}
-	keys := make([]string, len(items))
-	for i, it := range items {
-		keys[i] = it.key()
-	}
-	slices.Sort(keys)
-	key := fmt.Sprint(s.base) + strings.Join(slices.Compact(keys), "\n")
-	f, ok := e.folded[key]
-	if !ok {
-		rows := fold(items, s.base, &e.l7)
-		f = &folded{rows: rows, content: content(rows)}
-		e.folded[key] = f
-	}
-	f.stamp = e.stamp
-	if n, ok := special(f.rows); ok {
-		return n
-	}
-	if n, ok := e.byContent[f.content]; ok {
-		return n
-	}
-	n, err := e.newSet(f.rows)
-	if err != nil {
-		e.setErr = err
-		return SetDeny
-	}
-	e.byContent[f.content] = n
-	return n
-}
-
-// newSet numbers rows that no set has yet.
-func (e *Engine) newSet(rows []SetRow) (uint16, error) {
-	if e.setRows+len(rows) > SetRowMax {
-		return SetDeny, fmt.Errorf("more than %d set rows: what does not fit is denied", SetRowMax)
-	}
-	for range SetsMax - SetFirst {
-		n := e.setHint
-		if e.setHint++; e.setHint >= SetsMax {
-			e.setHint = SetFirst
-		}
-		if _, taken := e.state.Sets[n]; !taken {
-			e.state.Sets[n] = rows
-			e.setRows += len(rows)
-			e.newSets = append(e.newSets, n)
-			return uint16(n), nil
-		}
-	}
-	return SetDeny, fmt.Errorf("more than %d sets: what does not fit is denied", SetsMax-SetFirst)
-}
-
-// worlds are the rows that hold every address.
-func (e *Engine) worlds() []Address {
-	four, six := identity.WorldIPv4, identity.WorldIPv6
-	if !e.opts.IPv4 || !e.opts.IPv6 {
-		four, six = identity.World, identity.World
-	}
-	var out []Address
-	if e.opts.IPv4 {
-		out = append(out, Address{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Identity: four})
-	}
-	if e.opts.IPv6 {
-		out = append(out, Address{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Identity: six})
-	}
-	return out
-}
-
-// cidrIdentity is the node-local number of a prefix; it stays as long as the prefix is in use.
-func (e *Engine) cidrIdentity(p netip.Prefix) identity.ID {
-	if id, ok := e.cidrs[p]; ok {
-		return id
-	}
-	for {
-		if e.lastCIDR++; e.lastCIDR >= identity.LocalNode {
-			e.lastCIDR = identity.LocalCIDR + 1
-		}
-		if !e.cidrTaken[e.lastCIDR] {
-			break
-		}
-	}
-	e.cidrs[p], e.cidrTaken[e.lastCIDR] = e.lastCIDR, true
-	return e.lastCIDR
-}
-
-// keepCIDRs forgets the numbers of all other prefixes.
-func (e *Engine) keepCIDRs(own map[netip.Prefix]bool) {
-	for p, id := range e.cidrs {
-		if !own[p] {
-			delete(e.cidrs, p)
-			delete(e.cidrTaken, id)
-		}
-	}
-}
-
-// cidrLabels are the labels of a prefix outside the cluster.
-func (e *Engine) cidrLabels(p netip.Prefix) label.Set {
-	world := identity.LabelWorld
-	if e.opts.IPv4 && e.opts.IPv6 {
-		if world = identity.LabelWorldIPv6; p.Addr().Is4() {
-			world = identity.LabelWorldIPv4
-		}
-	}
-	return label.NewSet(label.Label{Source: label.SourceReserved, Key: world}, label.Label{Source: label.SourceCIDR, Key: cidrKey(p)})
-}
-
-// cidrKey writes a prefix without colons, which would end the source of a label.
-func cidrKey(p netip.Prefix) string {
-	addr := p.Addr().String()
-	if p.Addr().Is6() {
-		if strings.HasPrefix(addr, "::") {
-			addr = "0" + addr
-		}
-		if strings.HasSuffix(addr, "::") {
-			addr += "0"
-		}
-		addr = strings.ReplaceAll(addr, ":", "-")
-	}
-	return fmt.Sprintf("%s/%d", addr, p.Bits())
-}
-
-// age is 0 for endpoints that the kernel holds already, 1 for new ones.
-func (e *Engine) age(s *Subject) int {
-	if e.holds(s) {
-		return 0
-	}
-	return 1
-}
-
-// holds tells whether the kernel's row of an endpoint is that of this incarnation.
-func (e *Engine) holds(s *Subject) bool {
-	_, ok := e.state.Endpoints[s.Endpoint]
-	if incarnation, known := e.incarnations[s.Endpoint]; known && incarnation != s.Incarnation {
-		return false
-	}
-	return ok
 }

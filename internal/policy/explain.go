@@ -3,8 +3,8 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -82,6 +82,8 @@ func (v Verdict) Word() string {
 		return "allow"
 	case Redirect:
 		return "redirect"
+	case Audit:
+		return "audit"
 	case pass:
 		return "pass"
 	}
@@ -134,23 +136,11 @@ func (r *Ruling) Revision() uint64 { return r.revision }
 
 // Explainer answers questions, straight from the rules and from what is known
 // about the peers: it knows nothing of cells and so is a second opinion about
-// them. It never changes, and may be used by several at once as long as the
-// input is not changed either.
+// them. The rules are those of its Ruling; who is who is asked when the question
+// comes. It may be used by several at once.
 type Explainer struct {
 	*Ruling
-	in    *Input
-	local map[identity.ID]label.Set // the engine's identities of prefixes
-}
-
-// newExplainer is what an Update hands out; out is otherwise complete.
-func newExplainer(opts *Options, in *Input, rules []*rule, out *Outcome) *Explainer {
-	r := &Ruling{opts: *opts, rules: rules, revision: out.Revision, closed: map[uint16][2]bool{}}
-	for id, o := range out.Endpoints {
-		if o.Row.Egress == SlotClosed || o.Row.Ingress == SlotClosed {
-			r.closed[id] = [2]bool{Egress: o.Row.Egress == SlotClosed, Ingress: o.Row.Ingress == SlotClosed}
-		}
-	}
-	return &Explainer{Ruling: r, in: in, local: out.LocalIdentities}
+	facts facts
 }
 
 // Explain answers a question. Its verdict is that of the cells.
@@ -206,10 +196,8 @@ func (x *Explainer) subject(q *Question) (*Subject, error) {
 	if q.Subject != nil {
 		return q.Subject, nil
 	}
-	for i := range x.in.Subjects {
-		if x.in.Subjects[i].Endpoint == q.Endpoint {
-			return &x.in.Subjects[i], nil
-		}
+	if s, ok := x.facts.subject(q.Endpoint); ok {
+		return &s, nil
 	}
 	return nil, fmt.Errorf("endpoint %d is unknown", q.Endpoint)
 }
@@ -221,23 +209,48 @@ func (x *Explainer) slotOf(s *Subject, d Direction, peer []endpoint.Port) (*slot
 	rules := selecting(x.rules, s.Labels)[d]
 	var names map[string][]portName
 	if d == Egress && slices.ContainsFunc(rules, (*rule).namesPorts) {
-		names = portNames(x.in, peer)
+		names = withNames(x.facts.portNames(), peer)
 	}
-	b := newSlotBuilder(&x.opts, names)
-	i, enforcing := b.slotFor(d, rules, s)
+	slot, enforcing := newSlot(&x.opts, names, d, rules, s)
 	if !enforcing {
 		return nil, nil
 	}
-	return b.slots[i], names
+	slot.fill(&x.opts, names, s.Ports)
+	return slot, names
 }
 
-// portNames are the numbers that pods give to port names; the peer's own count
-// also if it has no address.
-func portNames(in *Input, peer []endpoint.Port) map[string][]portName {
-	c := &compiler{in: in, m: &model{}}
-	c.m.ports = c.namedPorts()
-	c.m.ports[netip.Addr{}] = peer
-	return c.portNames()
+// withNames adds the port names of a peer, which count also if it has no address.
+func withNames(names map[string][]portName, ports []endpoint.Port) map[string][]portName {
+	if len(ports) == 0 {
+		return names
+	}
+	out := maps.Clone(names)
+	if out == nil {
+		out = map[string][]portName{}
+	}
+	for _, n := range portNames(ports) {
+		if k := nameKey(n.name, n.protocol); !slices.Contains(out[k], n) {
+			out[k] = append(slices.Clone(out[k]), n)
+			slices.SortFunc(out[k], func(a, b portName) int { return int(a.number) - int(b.number) })
+		}
+	}
+	return out
+}
+
+// selecting are the rules, by direction, that select labels.
+func selecting(rules []*rule, labels label.Set) (out [2][]*rule) {
+	known := map[*selector]bool{}
+	for _, r := range rules {
+		hit, ok := known[r.subject]
+		if !ok {
+			hit = r.subject.matches(labels)
+			known[r.subject] = hit
+		}
+		if hit {
+			out[r.direction] = append(out[r.direction], r)
+		}
+	}
+	return out
 }
 
 func (r *rule) namesPorts() bool {
@@ -276,7 +289,7 @@ func (x *Explainer) With(objects []Object) (*Explainer, []ObjectStatus) {
 	for _, o := range objects {
 		key := o.Key()
 		fresh[key] = true
-		c := cached{object: o, parsed: parse(o, &x.opts, cmp.Or(x.in.References, noReferences))}
+		c := cached{object: o, parsed: parse(o, &x.opts, x.facts.references())}
 		status = append(status, c.status(key))
 		r.rules = append(r.rules, c.parsed.rules...)
 	}
@@ -302,7 +315,7 @@ func NewExplainer(opts Options, in *Input) (*Explainer, []ObjectStatus, error) {
 	if err := opts.validate(); err != nil {
 		return nil, nil, err
 	}
-	empty := &Explainer{Ruling: &Ruling{opts: opts}, in: in}
+	empty := &Explainer{Ruling: &Ruling{opts: opts}, facts: &inputFacts{opts: &opts, in: in}}
 	x, status := empty.With(in.Objects)
 	return x, status, nil
 }

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -37,12 +36,12 @@ func (x *Explainer) peerOf(q *Question) peerFacts {
 	case q.PeerLabels != nil:
 		p.labels, p.addr, p.thought = q.PeerLabels, netip.Addr{}, true
 	case q.Peer.IsValid():
-		p.row, p.identity = x.rowOf(q.Peer)
+		p.row, p.identity = x.facts.rowOf(q.Peer)
 		if !p.row.IsValid() {
 			p.stranger = StrangerUnknown
 		}
 		if p.ports == nil && p.row.IsValid() && p.row.IsSingleIP() {
-			p.ports = x.portsOf(q.Peer)
+			p.ports = x.facts.portsOf(q.Peer)
 		}
 	}
 	if q.Stranger != NoStranger {
@@ -51,7 +50,7 @@ func (x *Explainer) peerOf(q *Question) peerFacts {
 	}
 	if q.PeerLabels == nil && p.known() {
 		var ok bool
-		if p.labels, ok = x.labelsOf(p.identity); !ok {
+		if p.labels, ok = x.facts.labelsOf(p.identity); !ok {
 			p.stranger = StrangerUnknown
 			if p.identity.Scope() == identity.ScopeCluster {
 				p.stranger = StrangerUnresolved
@@ -60,50 +59,6 @@ func (x *Explainer) peerOf(q *Question) peerFacts {
 	}
 	p.place = placeOf(p.identity, p.labels)
 	return p
-}
-
-// rowOf is the longest row that holds an address: one of the input, or one that
-// the engine adds for a prefix of a policy.
-func (x *Explainer) rowOf(a netip.Addr) (netip.Prefix, identity.ID) {
-	var row netip.Prefix
-	var id identity.ID
-	try := func(p netip.Prefix, owner identity.ID) {
-		if p.IsValid() && p.Contains(a) && (!row.IsValid() || p.Bits() >= row.Bits()) {
-			row, id = p.Masked(), owner
-		}
-	}
-	for _, w := range worldsOf(&x.opts) {
-		try(w.Prefix, w.Identity)
-	}
-	for i := range x.in.Subjects { // weaker than a row of the input
-		s := &x.in.Subjects[i]
-		try(s.IPv4.Prefix, s.Identity)
-		try(s.IPv6.Prefix, s.Identity)
-	}
-	for i := range x.in.Addresses {
-		try(x.in.Addresses[i].Prefix, x.in.Addresses[i].Identity)
-	}
-	labels, _ := x.labelsOf(id)
-	if !row.IsValid() || placeOf(id, labels) != placeWorld {
-		return row, id
-	}
-	for own, labels := range x.local {
-		if p, ok := prefixOf(labels); ok && p.Contains(a) && p.Bits() > row.Bits() {
-			row, id = p, own
-		}
-	}
-	return row, id
-}
-
-func (x *Explainer) labelsOf(id identity.ID) (label.Set, bool) {
-	if l, ok := x.in.Identities[id]; ok {
-		return l, true
-	}
-	if l, ok := x.local[id]; ok {
-		return l, true
-	}
-	l, ok := identity.Reserved()[id]
-	return l, ok
 }
 
 // prefixOf reads the prefix back from the labels that cidrLabels made.
@@ -115,17 +70,6 @@ func prefixOf(labels label.Set) (netip.Prefix, bool) {
 		}
 	}
 	return netip.Prefix{}, false
-}
-
-// portsOf are the named ports of the pod that has an address.
-func (x *Explainer) portsOf(a netip.Addr) []endpoint.Port {
-	for i := range x.in.Subjects {
-		s := &x.in.Subjects[i]
-		if len(s.Ports) > 0 && (s.IPv4.Prefix.IsValid() && s.IPv4.Prefix.Addr() == a || s.IPv6.Prefix.IsValid() && s.IPv6.Prefix.Addr() == a) {
-			return s.Ports
-		}
-	}
-	return x.in.Ports[a]
 }
 
 // picked tells by key which of the slot's selectors match the peer.
@@ -181,21 +125,13 @@ func inRange(r cidrRange, p *peerFacts) bool {
 	return at.IsValid() && holds(r.prefix, at) && !slices.ContainsFunc(r.except, func(x netip.Prefix) bool { return holds(x, at) })
 }
 
-// worldsOf are the rows that hold every address.
-func worldsOf(o *Options) []Address { return (&Engine{opts: *o}).worlds() }
-
 // Known are all identities with their labels, those of the input and those that
 // the engine made.
-func (x *Explainer) Known() map[identity.ID]label.Set {
-	out := identity.Reserved()
-	maps.Copy(out, x.in.Identities)
-	maps.Copy(out, x.local)
-	return out
-}
+func (x *Explainer) Known() map[identity.ID]label.Set { return x.facts.known() }
 
 // Who tells who has an address: the identity and its labels, as far as known.
 func (x *Explainer) Who(a netip.Addr) (identity.ID, label.Set) {
-	_, id := x.rowOf(a)
-	labels, _ := x.labelsOf(id)
+	_, id := x.facts.rowOf(a)
+	labels, _ := x.facts.labelsOf(id)
 	return id, labels
 }

@@ -71,9 +71,6 @@ type fallback struct {
 	audit   bool // the endpoint or the agent is audited: no deny counts
 }
 
-// open passes what no rule decides.
-var open = fallback{}
-
 // judge gives the answer of a slot's items for a protocol and a port (-1: no
 // port known), and the items that decided; without any it is the fallback's. A
 // deny that would be none without what is audited is an audit. What audited

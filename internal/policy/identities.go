@@ -19,91 +19,357 @@ const (
 	placeWorld
 )
 
-// known is an identity whose labels are known, at a fixed index.
-type known struct {
-	id     identity.ID
-	labels label.Set
-	place  place
-	used   bool
+// ident is an identity: known by its labels, or only named by an address.
+type ident struct {
+	id        identity.ID
+	index     int32 // among the known ones
+	known     bool
+	place     place
+	labels    label.Set
+	base      *base // the label selectors that match it
+	baseAt    int
+	peers     []*peer
+	named     *peer      // stands for the number in a tunnel header; nil: none does
+	addresses []*address // rows that name it
+	subjects  int        // endpoints of this node
+	stamp     uint64     // of the last change in which its own peer was looked at
 }
 
-// matcher caches which identities match which label selectors, so that a new
-// identity costs one look at each selector, and a new selector one look at
-// each identity that can match.
-type matcher struct {
-	list      []known
-	index     map[identity.ID]int32
-	free      []int32
-	postings  map[string][]int32 // key=value -> indices, in order; some may be stale
-	selectors map[string]*matched
+// idents are all identities, found by label.
+type idents struct {
+	byID     map[identity.ID]*ident
+	list     []*ident // the known ones by index; nil: a free place
+	free     []int32
+	postings map[labelKey]*posting
+	sources  []string // of labels
+	uses     useIndex
 }
 
-// matched is a label selector with the indices of the identities that match it.
-type matched struct {
-	selector *selector
-	bits     []uint64
-	stamp    uint64 // of the last Update that used it
+// labelKey is a label, or all labels of one key.
+type labelKey struct {
+	source, key, value string
+	any                bool // whatever the value
 }
 
-func (m *matched) set(i int32) {
-	for int(i>>6) >= len(m.bits) {
-		m.bits = append(m.bits, 0)
+func newIdents() *idents {
+	return &idents{byID: map[identity.ID]*ident{}, postings: map[labelKey]*posting{}, uses: useIndex{byKey: map[indexKey][]*use{}}}
+}
+
+// get finds an identity, or makes one that is not known yet.
+func (x *idents) get(id identity.ID) *ident {
+	i := x.byID[id]
+	if i == nil {
+		i = &ident{id: id, index: -1, place: placeOf(id, nil)}
+		x.byID[id] = i
 	}
-	m.bits[i>>6] |= 1 << (i & 63)
+	return i
 }
 
-func (m *matched) clear(i int32) {
-	if int(i>>6) < len(m.bits) {
-		m.bits[i>>6] &^= 1 << (i & 63)
+// drop forgets an identity that nothing speaks of.
+func (x *idents) drop(i *ident) {
+	if !i.known && len(i.addresses) == 0 && len(i.peers) == 0 && i.subjects == 0 {
+		delete(x.byID, i.id)
 	}
 }
 
-// each calls f for every index, in order.
-func (m *matched) each(f func(int32)) {
-	for w, word := range m.bits {
-		for word != 0 {
-			f(int32(w<<6 + bits.TrailingZeros64(word)))
-			word &= word - 1
+// learn enters the labels of an identity.
+func (x *idents) learn(i *ident, labels label.Set) {
+	i.known, i.labels, i.place = true, labels, placeOf(i.id, labels)
+	if n := len(x.free); n > 0 {
+		i.index, x.free = x.free[n-1], x.free[:n-1]
+		x.list[i.index] = i
+	} else {
+		i.index = int32(len(x.list))
+		x.list = append(x.list, i)
+	}
+	for l := range labels {
+		for _, k := range keysOf(&labels[l]) {
+			p := x.postings[k]
+			if p == nil {
+				p = &posting{}
+				x.postings[k] = p
+			}
+			p.add(i.index)
+		}
+		if !slices.Contains(x.sources, labels[l].Source) {
+			x.sources = append(x.sources, labels[l].Source)
 		}
 	}
 }
 
-func newMatcher() *matcher {
-	return &matcher{index: map[identity.ID]int32{}, postings: map[string][]int32{}, selectors: map[string]*matched{}}
-}
-
-// update takes over the identities.
-func (m *matcher) update(sets ...map[identity.ID]label.Set) {
-	count := 0
-	for _, set := range sets {
-		count += len(set)
-		var changed []identity.ID
-		for id, labels := range set {
-			if i, ok := m.index[id]; !ok || !sameSet(m.list[i].labels, labels) {
-				changed = append(changed, id)
+// forget removes the labels of an identity.
+func (x *idents) forget(i *ident) {
+	for l := range i.labels {
+		for _, k := range keysOf(&i.labels[l]) {
+			if p := x.postings[k]; p != nil {
+				if p.remove(i.index); p.count == 0 {
+					delete(x.postings, k)
+				}
 			}
 		}
-		slices.Sort(changed) // so that equal input gives equal numbers
-		for _, id := range changed {
-			if i, ok := m.index[id]; ok {
-				m.remove(i)
-			}
-			m.add(id, set[id])
-		}
 	}
-	if count == len(m.index) {
+	x.list[i.index] = nil
+	x.free = append(x.free, i.index)
+	i.known, i.labels, i.place, i.index = false, nil, placeOf(i.id, nil), -1
+}
+
+func keysOf(l *label.Label) [2]labelKey {
+	return [2]labelKey{{source: l.Source, key: l.Key, value: l.Value}, {source: l.Source, key: l.Key, any: true}}
+}
+
+// posting is a set of indices: a list while it is short, else bits.
+type posting struct {
+	count int
+	short []int32
+	long  []uint64
+}
+
+const shortPosting = 512
+
+func (p *posting) add(i int32) {
+	if p.long == nil && len(p.short) < shortPosting {
+		p.short = append(p.short, i)
+		p.count++
 		return
 	}
-	var gone []identity.ID
-	for id := range m.index {
-		if !slices.ContainsFunc(sets, func(s map[identity.ID]label.Set) bool { _, ok := s[id]; return ok }) {
-			gone = append(gone, id)
+	if p.long == nil {
+		for _, k := range p.short {
+			p.set(k)
+		}
+		p.short = nil
+	}
+	p.set(i)
+	p.count++
+}
+
+func (p *posting) set(i int32) {
+	for int(i>>6) >= len(p.long) {
+		p.long = append(p.long, 0)
+	}
+	p.long[i>>6] |= 1 << (i & 63)
+}
+
+func (p *posting) remove(i int32) {
+	p.count--
+	if p.long != nil {
+		p.long[i>>6] &^= 1 << (i & 63)
+		return
+	}
+	if at := slices.Index(p.short, i); at >= 0 {
+		p.short[at] = p.short[len(p.short)-1]
+		p.short = p.short[:len(p.short)-1]
+	}
+}
+
+func (p *posting) each(f func(i int32)) {
+	for _, i := range p.short {
+		f(i)
+	}
+	for w, word := range p.long {
+		for ; word != 0; word &= word - 1 {
+			f(int32(w<<6 + bits.TrailingZeros64(word)))
 		}
 	}
-	slices.Sort(gone)
-	for _, id := range gone {
-		m.remove(m.index[id])
+}
+
+// sets are the postings that together are the identities that meet a
+// requirement, or those that do not if it is a negative one.
+func (x *idents) sets(r *requirement) (out []*posting, count int) {
+	sources := []string{r.source}
+	if r.source == label.SourceAny {
+		sources = x.sources
 	}
+	add := func(k labelKey) {
+		if p := x.postings[k]; p != nil {
+			out = append(out, p)
+			count += p.count
+		}
+	}
+	for _, source := range sources {
+		if r.op == opExists || r.op == opNotExists {
+			add(labelKey{source: source, key: r.key, any: true})
+			continue
+		}
+		for _, v := range r.values {
+			add(labelKey{source: source, key: r.key, value: v})
+		}
+	}
+	return out, count
+}
+
+// match gives the known identities that a label selector matches, in order of index.
+func (x *idents) match(s *selector) []*ident {
+	hit := make([]uint64, (len(x.list)+63)/64)
+	for _, t := range s.terms {
+		x.matchTerm(t, hit)
+	}
+	if s.any {
+		for i := range hit {
+			hit[i] = ^uint64(0)
+		}
+	}
+	var out []*ident
+	for w, word := range hit {
+		for ; word != 0; word &= word - 1 {
+			if at := w<<6 + bits.TrailingZeros64(word); at < len(x.list) && x.list[at] != nil {
+				out = append(out, x.list[at])
+			}
+		}
+	}
+	return out
+}
+
+func (x *idents) matchTerm(t term, hit []uint64) {
+	best, found := -1, 0
+	for i := range t {
+		if t[i].op == opIn || t[i].op == opExists {
+			if _, n := x.sets(&t[i]); best < 0 || n < found {
+				best, found = i, n
+			}
+		}
+	}
+	if best >= 0 {
+		sets, _ := x.sets(&t[best])
+		for _, p := range sets {
+			p.each(func(i int32) {
+				if t.matches(x.list[i].labels) {
+					hit[i>>6] |= 1 << (i & 63)
+				}
+			})
+		}
+		return
+	}
+	left := make([]uint64, len(hit)) // all but those that a requirement excludes
+	for i := range left {
+		left[i] = ^uint64(0)
+	}
+	for i := range t {
+		sets, _ := x.sets(&t[i])
+		for _, p := range sets {
+			p.each(func(i int32) { left[i>>6] &^= 1 << (i & 63) })
+		}
+	}
+	for i := range hit {
+		hit[i] |= left[i]
+	}
+}
+
+// use is a selector that tells peers apart in some slot.
+type use struct {
+	id    int32
+	sel   *selector
+	slots []slotUse
+	mark  uint64 // of the last question that met it
+}
+
+// slotUse is a slot with the place of the selector in it.
+type slotUse struct {
+	slot *slot
+	at   int32
+}
+
+// useIndex finds the label selectors that can match a set of labels: each term
+// is filed under one requirement that must be met.
+type useIndex struct {
+	byKey   map[indexKey][]*use
+	general []*use // with a term that asks for no label
+	mark    uint64
+}
+
+type indexKey struct {
+	key, value string
+	any        bool
+}
+
+// places are where a selector is filed, decided once: see file.
+func (x *idents) places(s *selector) (keys []indexKey, general bool) {
+	for _, t := range s.terms {
+		best, found := -1, 0
+		for i := range t {
+			if t[i].op == opIn || t[i].op == opExists {
+				if _, n := x.sets(&t[i]); best < 0 || n < found {
+					best, found = i, n
+				}
+			}
+		}
+		switch {
+		case best < 0:
+			general = true
+		case t[best].op == opExists:
+			keys = append(keys, indexKey{key: t[best].key, any: true})
+		default:
+			for _, v := range t[best].values {
+				keys = append(keys, indexKey{key: t[best].key, value: v})
+			}
+		}
+	}
+	return keys, general
+}
+
+func (x *idents) file(u *use) {
+	keys, general := x.places(u.sel)
+	for _, k := range keys {
+		if list := x.uses.byKey[k]; !slices.Contains(list, u) {
+			x.uses.byKey[k] = append(list, u)
+		}
+	}
+	if general {
+		x.uses.general = append(x.uses.general, u)
+	}
+}
+
+// unfile looks in all places that file may have chosen.
+func (x *idents) unfile(u *use) {
+	drop := func(list []*use) []*use {
+		if at := slices.Index(list, u); at >= 0 {
+			list[at] = list[len(list)-1]
+			list = list[:len(list)-1]
+		}
+		return list
+	}
+	for _, t := range u.sel.terms {
+		for i := range t {
+			for _, v := range t[i].values {
+				x.uses.drop(indexKey{key: t[i].key, value: v}, drop)
+			}
+			x.uses.drop(indexKey{key: t[i].key, any: true}, drop)
+		}
+	}
+	x.uses.general = drop(x.uses.general)
+}
+
+func (x *useIndex) drop(k indexKey, drop func([]*use) []*use) {
+	if list, ok := x.byKey[k]; ok {
+		if list = drop(list); len(list) == 0 {
+			delete(x.byKey, k)
+		} else {
+			x.byKey[k] = list
+		}
+	}
+}
+
+// usesOf are the numbers of the label selectors that match labels, in order.
+func (x *idents) usesOf(labels label.Set) []int32 {
+	x.uses.mark++
+	var out []int32
+	try := func(list []*use) {
+		for _, u := range list {
+			if u.mark == x.uses.mark {
+				continue
+			}
+			u.mark = x.uses.mark
+			if u.sel.matches(labels) {
+				out = append(out, u.id)
+			}
+		}
+	}
+	for i := range labels {
+		try(x.uses.byKey[indexKey{key: labels[i].Key, value: labels[i].Value}])
+		try(x.uses.byKey[indexKey{key: labels[i].Key, any: true}])
+	}
+	try(x.uses.general)
+	slices.Sort(out)
+	return out
 }
 
 func sameSet(a, b label.Set) bool {
@@ -111,93 +377,6 @@ func sameSet(a, b label.Set) bool {
 		return false
 	}
 	return len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b)
-}
-
-func (m *matcher) add(id identity.ID, labels label.Set) {
-	var i int32
-	if n := len(m.free); n > 0 {
-		i, m.free = m.free[n-1], m.free[:n-1]
-	} else {
-		i = int32(len(m.list))
-		m.list = append(m.list, known{})
-	}
-	m.list[i] = known{id: id, labels: labels, place: placeOf(id, labels), used: true}
-	m.index[id] = i
-	for _, l := range labels {
-		k := l.Key + "\x00" + l.Value
-		m.postings[k] = append(m.postings[k], i)
-	}
-	for _, s := range m.selectors {
-		if s.selector.matches(labels) {
-			s.set(i)
-		}
-	}
-}
-
-func (m *matcher) remove(i int32) {
-	k := &m.list[i]
-	for _, l := range k.labels {
-		key := l.Key + "\x00" + l.Value
-		if p := m.postings[key]; len(p) == 1 {
-			delete(m.postings, key)
-		} else if at := slices.Index(p, i); at >= 0 {
-			m.postings[key] = slices.Delete(p, at, at+1)
-		}
-	}
-	for _, s := range m.selectors {
-		s.clear(i)
-	}
-	delete(m.index, k.id)
-	*k = known{}
-	m.free = append(m.free, i)
-}
-
-// match gives the identities that match a label selector.
-func (m *matcher) match(s *selector) *matched {
-	if have, ok := m.selectors[s.key]; ok {
-		return have
-	}
-	out := &matched{selector: s, bits: make([]uint64, (len(m.list)+63)/64)}
-	m.selectors[s.key] = out
-	for _, t := range s.terms {
-		m.matchTerm(t, out)
-	}
-	return out
-}
-
-func (m *matcher) matchTerm(t term, out *matched) {
-	var best []int32
-	found := false
-	for i := range t {
-		if t[i].op != opIn || len(t[i].values) != 1 {
-			continue
-		}
-		if p := m.postings[t[i].key+"\x00"+t[i].values[0]]; !found || len(p) < len(best) {
-			best, found = p, true
-		}
-	}
-	if found {
-		for _, i := range best {
-			if t.matches(m.list[i].labels) {
-				out.set(i)
-			}
-		}
-		return
-	}
-	for i := range m.list {
-		if m.list[i].used && t.matches(m.list[i].labels) {
-			out.set(int32(i))
-		}
-	}
-}
-
-// forget drops selectors that no Update since the stamp used.
-func (m *matcher) forget(stamp uint64) {
-	for k, s := range m.selectors {
-		if s.stamp < stamp {
-			delete(m.selectors, k)
-		}
-	}
 }
 
 // placeOf tells pods, nodes and the world apart.

@@ -13,7 +13,8 @@ import (
 )
 
 // slot is what the endpoints of one direction share that the same rules
-// select, with the same default deny and the same own named ports.
+// select, with the same default deny and the same own named ports. What is in
+// its key and in its rules never changes.
 type slot struct {
 	key       string
 	direction Direction
@@ -21,75 +22,71 @@ type slot struct {
 	items     []*item
 	base      fallback
 	byRange   func(p *selector) bool // picks pods by address, which may not be known
-	closed    bool                   // one slot too many: nothing passes
 
-	uses []*selector // that tell peers apart here, in order of key
-}
+	uses   []*selector // that tell peers apart here, in order of key
+	byUse  [][]int32   // items that speak of each
+	always []int32     // items for every peer
 
-// slotBuilder makes slots from rules, one for each different key.
-type slotBuilder struct {
-	opts  *Options
-	names map[string][]portName // named ports that pods have, by "name/protocol"
-	slots []*slot
-	byKey map[string]int
-}
-
-func newSlotBuilder(opts *Options, names map[string][]portName) *slotBuilder {
-	b := &slotBuilder{opts: opts, names: names, byKey: map[string]int{}}
-	b.slots = append(b.slots, &slot{key: "open"})
-	b.byKey["open"] = SlotOpen
-	return b
+	serial  uint64
+	refs    int    // endpoints
+	number  uint16 // in the kernel
+	inUse   bool   // has its number, and its cells are counted
+	closed  bool   // one slot too many: nothing passes
+	answers map[string]*set
+	lacking bool // there was no set left for some cell
 }
 
 // hostPeer is the peer that allow-localhost speaks of.
 var hostPeer = labelSelector(term{reserved(identity.LabelHost)})
 
-// slotFor gives the slot of a direction of a subject: rules are those that select it.
-func (b *slotBuilder) slotFor(d Direction, rules []*rule, subject *Subject) (int, bool) {
-	own := subject.Ports
-	s := &slot{direction: d, rules: rules, base: fallback{audited: true, audit: b.opts.Audit || subject.Audit}}
-	s.byRange = func(p *selector) bool { return p.ranges != nil && (p.k8s || b.opts.CIDRMatchPods) }
-	enforcing := len(rules) > 0
+// openSlot is the slot without policy.
+func openSlot() *slot {
+	return &slot{key: "open", number: SlotOpen, inUse: true, refs: 1, answers: map[string]*set{}}
+}
+
+// newSlot makes the slot of an endpoint's direction, not filled yet; rules are
+// those that select it. It gives nil if the open slot is meant.
+func newSlot(opts *Options, names map[string][]portName, d Direction, rules []*rule, subject *Subject) (s *slot, enforcing bool) {
+	s = &slot{direction: d, rules: rules, base: fallback{audited: true, audit: opts.Audit || subject.Audit}, answers: map[string]*set{}}
+	s.byRange = func(p *selector) bool { return p.ranges != nil && (p.k8s || opts.CIDRMatchPods) }
+	enforcing = len(rules) > 0
 	for _, r := range rules {
 		s.base.normal = s.base.normal || r.defaultDeny
 		s.base.audited = s.base.audited && (r.audit || !r.defaultDeny)
 	}
 	s.base.audited = s.base.audited && s.base.normal
-	switch b.opts.Enforcement {
+	switch opts.Enforcement {
 	case EnforceNever:
-		return SlotOpen, false
+		return nil, false
 	case EnforceAlways:
 		s.base.always, enforcing = true, true
 	}
 	if !enforcing {
-		return SlotOpen, false
+		return nil, false
 	}
-	s.key = b.key(s, own)
-	if i, ok := b.byKey[s.key]; ok {
-		return i, true
-	}
-	i := len(b.slots)
-	b.byKey[s.key] = i
-	b.slots = append(b.slots, s)
-	b.fill(s, own)
-	return i, true
+	s.key = s.content(names, subject.Ports)
+	return s, true
 }
 
-func (b *slotBuilder) key(s *slot, own []endpoint.Port) string {
+// content is equal for slots of equal rules and named ports.
+func (s *slot) content(names map[string][]portName, own []endpoint.Port) string {
 	keys := make([]string, len(s.rules))
-	ports := ""
 	for i, r := range s.rules {
 		keys[i] = r.key
-		if s.direction == Ingress {
-			for _, p := range r.ports {
-				if p.name != "" {
-					ports += fmt.Sprint(p.name, p.protocol, ownNumbers(p, own))
-				}
+		ports := ""
+		for _, p := range r.ports {
+			switch {
+			case p.name == "":
+			case s.direction == Ingress:
+				ports += fmt.Sprint(" ", p.name, p.protocol, ownNumbers(p, own))
+			default:
+				ports += fmt.Sprint(" ", p.name, p.protocol, numbersOf(names, p))
 			}
 		}
+		keys[i] += ports
 	}
 	slices.Sort(keys)
-	return fmt.Sprintf("%d %v %s\n%s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"), ports)
+	return fmt.Sprintf("%d %v %s", s.direction, s.base, strings.Join(slices.Compact(keys), "\n"))
 }
 
 // ownNumbers are the numbers that an endpoint gives a named port.
@@ -104,8 +101,7 @@ func ownNumbers(p portRange, own []endpoint.Port) []portRange {
 }
 
 // fill turns the slot's rules into items.
-func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
-	uses := map[string]*selector{}
+func (s *slot) fill(opts *Options, names map[string][]portName, own []endpoint.Port) {
 	for _, r := range s.rules {
 		plain := &item{rule: r}
 		if r.ports != nil {
@@ -118,7 +114,7 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 			case s.direction == Ingress:
 				plain.ports = append(plain.ports, ownNumbers(p, own)...)
 			default:
-				for _, n := range b.numbers(p) {
+				for _, n := range numbersOf(names, p) {
 					n.loose = r.looseNames
 					it := &item{rule: r, ports: []portRange{{protocol: n.protocol, first: n.number, last: n.number}}, also: portSelector(n)}
 					s.items = append(s.items, it)
@@ -129,9 +125,15 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 			s.items = append(s.items, plain)
 		}
 	}
-	if s.direction == Ingress && b.opts.AllowLocalhost != LocalhostPolicy {
+	if s.direction == Ingress && opts.AllowLocalhost != LocalhostPolicy {
 		s.items = append(s.items, &item{rule: localhostRule})
 	}
+	s.gatherUses()
+}
+
+// gatherUses lists what tells peers apart here.
+func (s *slot) gatherUses() {
+	uses := map[string]*selector{}
 	for _, it := range s.items {
 		if it.also != nil {
 			uses[it.also.key] = it.also
@@ -146,8 +148,20 @@ func (b *slotBuilder) fill(s *slot, own []endpoint.Port) {
 			}
 		}
 	}
+	at := make(map[string]int32, len(uses))
 	for _, k := range slices.Sorted(maps.Keys(uses)) {
+		at[k] = int32(len(s.uses))
 		s.uses = append(s.uses, uses[k])
+	}
+	s.byUse = make([][]int32, len(s.uses))
+	for i, it := range s.items {
+		for _, p := range it.rule.peers {
+			if p.any {
+				s.always = append(s.always, int32(i))
+			} else {
+				s.byUse[at[p.key]] = append(s.byUse[at[p.key]], int32(i))
+			}
+		}
 	}
 }
 
@@ -181,16 +195,44 @@ func (it *item) assumed() []*item {
 	return nil
 }
 
-// numbers are all that pods give a named port.
-func (b *slotBuilder) numbers(p portRange) []portName {
-	if p.protocol != 0 {
-		return b.names[nameKey(p.name, p.protocol)]
+// matchingAt is matching for selectors by their places in the slot.
+func (s *slot) matchingAt(places []int32) []*item {
+	has := make(map[string]bool, len(places))
+	for _, at := range places {
+		has[s.uses[at].key] = true
 	}
-	var out []portName
-	for _, protocol := range []uint8{protoTCP, protoUDP, protoSCTP} {
-		out = append(out, b.names[nameKey(p.name, protocol)]...)
+	if has[unplaced.key] {
+		return s.matching(func(k string) bool { return has[k] })
+	}
+	found := slices.Clone(s.always)
+	for _, at := range places {
+		found = append(found, s.byUse[at]...)
+	}
+	slices.Sort(found)
+	var out []*item
+	for _, i := range slices.Compact(found) {
+		if it := s.items[i]; it.also == nil || has[it.also.key] {
+			out = append(out, it)
+		}
 	}
 	return out
+}
+
+// numbersOf are all that pods give a named port.
+func numbersOf(names map[string][]portName, p portRange) []portName {
+	var out []portName
+	for _, protocol := range p.protocols() {
+		out = append(out, names[nameKey(p.name, protocol)]...)
+	}
+	return out
+}
+
+// protocols that a range with ports speaks of.
+func (p portRange) protocols() []uint8 {
+	if p.protocol != 0 {
+		return []uint8{p.protocol}
+	}
+	return []uint8{protoTCP, protoUDP, protoSCTP}
 }
 
 func nameKey(name string, protocol uint8) string { return fmt.Sprintf("%s/%d", name, protocol) }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stentor-net/stentor/internal/agent"
 	"github.com/stentor-net/stentor/internal/cli/command"
 )
 
@@ -26,7 +27,8 @@ type settings struct {
 	err    error
 }
 
-// read collects the known keys. Other keys in the directory are another role's.
+// read collects the known keys. Other keys in the directory are another role's,
+// as long as the schema has them.
 func read(known []string, dir string, environ func(string) string, flags map[string]string) (*settings, error) {
 	s := &settings{values: map[string]string{}}
 	for _, key := range known {
@@ -45,12 +47,27 @@ func read(known []string, dir string, environ func(string) string, flags map[str
 			s.values[key] = value
 		}
 	}
-	if dir != "" {
-		if _, err := os.Stat(dir); err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
+	return s, checkNames(dir)
+}
+
+// checkNames refuses a directory with a key that no role has.
+func checkNames(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), ".") || e.IsDir() { // a mounted ConfigMap keeps its versions in ..data
+			continue
+		}
+		if err := agent.UnknownOption(e.Name()); err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func (s *settings) fail(key, why string) {
@@ -91,6 +108,9 @@ func (s *settings) duration(key string) time.Duration {
 	v, err := time.ParseDuration(s.values[key])
 	if err != nil {
 		s.fail(key, "not a duration such as 30s")
+	}
+	if v < 0 {
+		s.fail(key, "less than 0s")
 	}
 	if v == 0 {
 		return -1

@@ -137,25 +137,6 @@ func (p *Programs) NodeDevices() (out []int) {
 	return out
 }
 
-// Foreign lists programs of others on the hooks of the uplinks; they are left alone.
-func (p *Programs) Foreign() ([]string, error) {
-	var out []string
-	for _, d := range p.opt.Devices.Uplinks {
-		for _, h := range []hook{ingress, egress} {
-			filters, err := p.tc.filters(d.Index, h)
-			if err != nil {
-				return nil, err
-			}
-			for _, f := range filters {
-				if b, ok := f.(*netlink.BpfFilter); !ok || !strings.HasPrefix(b.Name, filterPrefix) {
-					out = append(out, fmt.Sprintf("%s %s priority %d (%s)", d.Name, h, f.Attrs().Priority, f.Type()))
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
 func hasOurs(filters []netlink.Filter) bool {
 	for _, f := range filters {
 		if b, ok := f.(*netlink.BpfFilter); ok && strings.HasPrefix(b.Name, filterPrefix) {

@@ -5,10 +5,12 @@ package load
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/abi"
@@ -80,5 +82,23 @@ func TestEverySocketProgramHasAHook(t *testing.T) {
 func TestWithoutACgroupHierarchyTheOptionIsNamed(t *testing.T) {
 	if _, err := cgroupRoot(t.TempDir()); err == nil || !strings.Contains(err.Error(), "cgroup v2") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestAKernelThatIsTooOldIsNamed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to load BPF programs")
+	}
+	const unknown = 9999 // no kernel has this helper, as an older one lacks those of ours
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"new": {Name: "new", Type: ebpf.SchedCLS, License: "GPL",
+		Instructions: asm.Instructions{asm.BuiltinFunc(unknown).Call(), asm.Mov.Imm(asm.R0, 0), asm.Return()}}}}
+	_, err := (&Programs{}).collection("endpoint", spec, nil, link.Device{})
+	if err == nil {
+		t.Fatal("it loads")
+	}
+	for _, want := range []string{"load endpoint programs", "6.1 or later is needed, this is " + Release(), fmt.Sprint(unknown)} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the message does not say %q: %v", want, err)
+		}
 	}
 }

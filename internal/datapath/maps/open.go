@@ -55,8 +55,13 @@ func Adapt(specs map[string]*ebpf.MapSpec) {
 
 // Set is the pinned maps of a node.
 type Set struct {
-	dir  string
-	maps map[string]*ebpf.Map
+	dir   string
+	specs map[string]*ebpf.MapSpec
+	maps  map[string]*ebpf.Map
+
+	largerMu sync.RWMutex
+	larger   map[string]*ebpf.Map // in the place of maps of the same name: see Grow
+	smaller  map[string]*ebpf.Map // what Grow replaced, until Grown
 
 	peers, gens, endpoints memory
 
@@ -95,6 +100,7 @@ func (s *Set) open(specs map[string]*ebpf.MapSpec) error {
 	// Constants and globals belong to a program, not to the node.
 	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return strings.HasPrefix(name, ".") })
 	Adapt(specs)
+	s.specs = specs
 	if err := s.checkLayout(specs); err != nil {
 		return err
 	}
@@ -132,18 +138,15 @@ func (s *Set) Policy() *Policy { return s.policy }
 func (s *Set) checkLayout(specs map[string]*ebpf.MapSpec) error {
 	layout := &ebpf.MapSpec{Name: layoutMap, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
 	for name, spec := range specs {
-		path := filepath.Join(s.dir, name)
-		m, err := ebpf.LoadPinnedMap(path, nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if err := s.checkPin(name, spec); err != nil {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("open map %s: %w", path, err)
-		}
-		err = spec.Compatible(m)
-		m.Close()
-		if err != nil {
-			return &LayoutError{Map: name, Path: path, Difference: strings.TrimSuffix(err.Error(), ": "+ebpf.ErrMapIncompatible.Error())}
+	}
+	if classes := specs["classes"]; classes != nil {
+		for n := range int(classes.MaxEntries) {
+			if err := s.checkPin(bankName(n), classes.InnerMap); err != nil {
+				return err
+			}
 		}
 	}
 	m, err := openOrCreate(filepath.Join(s.dir, layoutMap), layoutMap, layout)
@@ -161,6 +164,34 @@ func (s *Set) checkLayout(specs map[string]*ebpf.MapSpec) error {
 	return m.Put(uint32(0), uint32(layoutVersion))
 }
 
+// checkPin wants nothing at the place of a map, or such a map.
+func (s *Set) checkPin(name string, spec *ebpf.MapSpec) error {
+	path := filepath.Join(s.dir, name)
+	at, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && at.IsDir() {
+		return &LayoutError{Map: name, Path: path, Difference: "it is a directory"}
+	}
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("open map %s: %w", path, err)
+	}
+	if err == nil {
+		if growable(name) && m.MaxEntries() > spec.MaxEntries {
+			spec = spec.Copy()
+			spec.MaxEntries = m.MaxEntries()
+		}
+		err = spec.Compatible(m)
+		m.Close()
+	}
+	if err != nil {
+		return &LayoutError{Map: name, Path: path, Difference: strings.TrimSuffix(err.Error(), ": "+ebpf.ErrMapIncompatible.Error())}
+	}
+	return nil
+}
+
 func openOrCreate(path, name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if err == nil {
@@ -169,7 +200,9 @@ func openOrCreate(path, name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open map %s: %w", path, err)
 	}
-	if m, err = ebpf.NewMap(spec); err != nil {
+	if m, err = ebpf.NewMap(spec); errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("create map %s: %w", name, unix.EPERM) // the library guesses at a memory limit that is none
+	} else if err != nil {
 		return nil, fmt.Errorf("create map %s: %w", name, err)
 	}
 	if err := m.Pin(path); err != nil {
@@ -180,10 +213,23 @@ func openOrCreate(path, name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 }
 
 // Maps are those that programs are loaded with, by name.
-func (s *Set) Maps() map[string]*ebpf.Map { return s.maps }
+func (s *Set) Maps() map[string]*ebpf.Map {
+	out := maps.Clone(s.maps)
+	s.largerMu.RLock()
+	defer s.largerMu.RUnlock()
+	maps.Copy(out, s.larger)
+	return out
+}
 
 // Map returns one of them, nil if this version has none of that name.
-func (s *Set) Map(name string) *ebpf.Map { return s.maps[name] }
+func (s *Set) Map(name string) *ebpf.Map {
+	s.largerMu.RLock()
+	defer s.largerMu.RUnlock()
+	if m := s.larger[name]; m != nil {
+		return m
+	}
+	return s.maps[name]
+}
 
 // Close lets go of the maps; they stay pinned.
 func (s *Set) Close() error {
@@ -200,14 +246,19 @@ func (s *Set) Close() error {
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
-	s.maps, s.banks = map[string]*ebpf.Map{}, nil
+	for _, m := range s.larger {
+		errs = append(errs, m.Close())
+	}
+	s.maps, s.larger, s.banks = map[string]*ebpf.Map{}, nil, nil
 	return errors.Join(append(errs, s.clock.close())...)
 }
+
+func bankName(n int) string { return "class_bank_" + strconv.Itoa(n) }
 
 // openBanks finds the pinned banks of class rows and makes the first.
 func (s *Set) openBanks() error {
 	for n := range s.banks {
-		path := filepath.Join(s.dir, "class_bank_"+strconv.Itoa(n))
+		path := filepath.Join(s.dir, bankName(n))
 		if _, err := os.Stat(path); err != nil && n > 0 {
 			continue
 		}
@@ -221,7 +272,7 @@ func (s *Set) openBanks() error {
 // openBank adds a bank to the outer map, which waits for a grace period: done
 // ahead of need. A bank is never replaced.
 func (s *Set) openBank(n int) error {
-	name := "class_bank_" + strconv.Itoa(n)
+	name := bankName(n)
 	m, err := openOrCreate(filepath.Join(s.dir, name), name, s.bankSpec)
 	if err != nil {
 		return err

@@ -14,6 +14,13 @@ import (
 
 // ServeHTTP answers as an API server does.
 func (s *Server) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	s.mu.Lock()
+	fails := s.fails(q)
+	s.mu.Unlock()
+	if fails {
+		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "told to fail")
+		return
+	}
 	if q.URL.Path == "/version" {
 		answer(w, http.StatusOK, Object{"gitVersion": "v1.36.3"})
 		return
@@ -24,14 +31,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	fail, missing := s.fail, s.missing[r.plural]
+	missing := s.missing[r.plural]
 	s.mu.Unlock()
 	if missing {
 		refuse(w, http.StatusNotFound, "NotFound", "the server could not find the requested resource")
-		return
-	}
-	if fail != nil && fail(q.Method, q.URL.Path) {
-		refuse(w, http.StatusServiceUnavailable, "ServiceUnavailable", "told to fail")
 		return
 	}
 	if q.Method == http.MethodGet && r.name == "" && q.URL.Query().Get("watch") != "" {
@@ -199,6 +202,9 @@ func (s *Server) delete(w http.ResponseWriter, r request, body []byte) {
 	answer(w, http.StatusOK, Object{"kind": "Status", "apiVersion": "v1", "status": "Success"})
 }
 
+// fails tells whether a request was told to; s.mu is held.
+func (s *Server) fails(q *http.Request) bool { return s.fail != nil && s.fail(q.Method, q.URL.Path) }
+
 // watch streams what changes, first what is there if asked to.
 func (s *Server) watch(w http.ResponseWriter, q *http.Request, r request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -219,7 +225,7 @@ func (s *Server) watch(w http.ResponseWriter, q *http.Request, r request) {
 			"metadata": Object{"resourceVersion": strconv.Itoa(since), "annotations": Object{"k8s.io/initial-events-end": "true"}},
 		}})
 	}
-	for next := 0; q.Context().Err() == nil && !s.stopped; {
+	for next := 0; q.Context().Err() == nil && !s.stopped && !s.fails(q); {
 		for ; next < len(s.events); next++ {
 			e := s.events[next]
 			if e.version > since && e.collection == r.collection() && selects(q, e.object) {

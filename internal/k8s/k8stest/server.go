@@ -105,11 +105,13 @@ func (s *Server) Client() *k8s.Client {
 	return c
 }
 
-// Fail makes requests for which f is true end with status 503; nil ends that.
+// Fail makes requests for which f is true end with status 503, and watches end;
+// nil ends that.
 func (s *Server) Fail(f func(method, path string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
+	s.changed.Broadcast()
 }
 
 // Undefine makes requests for a kind, given by its plural, end with status 404,
