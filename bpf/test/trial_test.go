@@ -26,11 +26,11 @@ type trial struct {
 
 // row is what packets of others must not change in a flow.
 type row struct {
-	side      [2]uint64
-	endpoint  [2]uint16
-	identity  [2]uint32
-	node      uint16
-	fromB     bool
+	side     [2]uint64
+	endpoint [2]uint16
+	identity [2]uint32
+	node     uint16
+	fromB    bool
 }
 
 func rowOf(f abi.Flow) row {
