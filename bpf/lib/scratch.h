@@ -25,6 +25,8 @@ struct scratch {
 	struct service service;      /* that the packet in hand is for */
 	struct service_flow to;      /* its backend */
 	struct affinity_key client;
+	struct addr asked; /* address of a node, of whose NodePort one was asked */
+	struct service_flow answer;
 	struct packet inner;         /* another packet than the one in hand */
 };
 
