@@ -26,15 +26,15 @@ type trial struct {
 
 // row is what packets of others must not change in a flow.
 type row struct {
-	side      [2]uint64
-	endpoint  [2]uint16
-	identity  [2]uint32
-	node      uint16
-	initiator uint8
+	side     [2]uint64
+	endpoint [2]uint16
+	identity [2]uint32
+	node     uint16
+	fromB    bool
 }
 
 func rowOf(f abi.Flow) row {
-	return row{f.Side, f.Endpoint, f.Identity, f.Node, f.Initiator}
+	return row{f.Side, f.Endpoint, f.Identity, f.Node, f.Flags&abi.FlowFromB != 0}
 }
 
 const setNarrow = 7
