@@ -17,8 +17,10 @@ LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
 MACHINE_DEPS := qemu-system-x86 busybox-static iproute2
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
+KUBE_PROXY   ?= nftables
+CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix soak bench demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix soak bench demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,8 +87,15 @@ bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
 	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
 
-conformance: ## Kubernetes' own network suite: not there yet.
-	@echo "conformance: the upstream network suite is not wired to the lab yet" >&2; exit 1
+conformance: deps lab conformance-build ## Run Kubernetes' own network suite in a lab (root).
+	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+
+conformance-netpol: deps lab conformance-build ## Run the suite's NetworkPolicy specs in a lab (root).
+	$(LAB) conformance --suite netpol --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+
+conformance-build: ## Build the upstream suite and the programs of its pods.
+	cd lab/conformance && go test -c -vet=off -ldflags "-s -w" -o $(BIN)/network.test .
+	cd lab/conformance && go build -ldflags "-s -w" -o $(BIN)/ tool
 
 demo: deps lab ## Bring a cluster up and show a policy at work; leaves the cluster running.
 	$(LAB) demo
