@@ -18,7 +18,7 @@ RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables ip
 MACHINE_DEPS := qemu-system-x86 busybox-static iproute2
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix soak soak-policy bench bench-policy demo demo-down conformance clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ test-lab: ## Run the lab's tests and the end-to-end stories (root).
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
 
+soak: ## Judge every case of the verdict corpora by packets through the datapath (root).
+	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
+
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
@@ -86,7 +89,7 @@ bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (
 bench-policy: ## Measure changes of policy up to 100,000 identities, into docs/bench/policy-scale.md (5 minutes).
 	go test ./internal/policy -run '^TestScale$$' -v -timeout 30m -args -scale -scale-out $(CURDIR)/docs/bench/policy-scale.md
 
-soak: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
+soak-policy: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
 	go test ./internal/policy -run 'Oracle|EveryStep|Deltas|OrderOfEvents' -timeout 0 -rapid.checks=$(or $(SOAK),1000000)
 
 conformance: ## Kubernetes' own network suite: not there yet.

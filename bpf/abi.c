@@ -36,8 +36,15 @@ struct abi_structs {
 	struct generations generations;
 	struct service_key service_key;
 	struct service service;
+	struct service_slot service_slot;
 	struct backend backend;
+	struct maglev_row maglev_row;
 	struct service_vip service_vip;
+	struct affinity_key affinity_key;
+	struct affinity affinity;
+	struct affinity_backend affinity_backend;
+	struct source_range source_range;
+	struct service_skip service_skip;
 	struct service_flow service_flow;
 	struct socket_peer socket_peer;
 	struct socket_key socket_key;
@@ -56,6 +63,7 @@ struct abi_enums {
 	enum identity identity;
 	enum ipcache_flag ipcache_flag;
 	enum nat_direction nat_direction;
+	enum nat_flag nat_flag;
 	enum node_limit node_limit;
 	enum node_flag node_flag;
 	enum policy_limit policy_limit;
@@ -65,5 +73,9 @@ struct abi_enums {
 	enum policy_prefix policy_prefix;
 	enum policy_verdict policy_verdict;
 	enum reason reason;
+	enum service_scope service_scope;
 	enum service_flag service_flag;
+	enum service_kind service_kind;
+	enum backend_flag backend_flag;
+	enum maglev_limit maglev_limit;
 } abi_enums;

@@ -3,14 +3,14 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
-#include "lib/too_big.h"
 #include "lib/translate.h"
 
 enum {
-	SOLICITATION = -1,  /* of a neighbour: to be answered */
-	ADVERTISEMENT = -2, /* the pod's answer to the host */
+	SOLICITATION = -11,  /* of a neighbour: to be answered */
+	ADVERTISEMENT = -12, /* the pod's answer to the host */
 };
 
 /* The sender is the pod of this device, with its own MAC. */
@@ -40,6 +40,12 @@ static __always_inline int is_encapsulation(const struct packet *p, const struct
 	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
 }
 
+/* Nobody of the cluster: virtual addresses are such, too. */
+static __always_inline int is_world(const struct party *to)
+{
+	return !to->id && !to->node && !(to->flags & (IPCACHE_POD | IPCACHE_HOST | IPCACHE_NODE | IPCACHE_LOCAL_PODS | IPCACHE_REMOTE_PODS));
+}
+
 /* Whether a packet may leave for `to`. Addresses of pod ranges without a pod
  * never leave by the default route. */
 static __always_inline int reachable(const struct party *to)
@@ -63,7 +69,7 @@ static __always_inline int is_for_host(const struct __sk_buff *skb, const struct
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
- * key that allows p, SOLICITATION, ADVERTISEMENT, or a drop reason. */
+ * key that allows p, SOLICITATION, ADVERTISEMENT, REJECT, or a drop reason. */
 __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
 	struct opening *o = opening_new();
@@ -98,7 +104,16 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 	if (is_hairpin(&p->destination))
 		return admit_hairpin(p, key);
 	party_find(&o->party[1], &p->destination);
+	if (!p->service && (o->party[1].flags & (IPCACHE_HOST | IPCACHE_NODE))) {
+		reason = translate_node_port(skb, p, key);
+		if (reason)
+			return reason;
+		if (p->service)
+			party_find(&o->party[1], &p->destination);
+	}
 	p->destination_identity = o->party[1].identity;
+	if (!p->service && is_world(&o->party[1]) && is_rest(p, SCOPE_INTERNAL))
+		return REASON_NO_SERVICE_BACKEND;
 	if (is_encapsulation(p, &o->party[1]))
 		return REASON_ENCAP_PROHIBITED;
 	reason = reachable(&o->party[1]);
@@ -130,7 +145,7 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 	if (f->endpoint[!side])
 		return deliver(skb, p, f->endpoint[!side]);
 	if (!f->node)
-		return to_stack(skb, p);
+		return f->service ? to_uplink(skb, p) : to_stack(skb, p); /* a client outside, or the stack's own */
 	p->endpoint = f->endpoint[side];
 	if (is_too_big(skb, p))
 		return answer_too_big(skb, p);
@@ -162,6 +177,8 @@ int from_pod(struct __sk_buff *skb)
 			return advertise(skb, &p);
 		if (reason == ADVERTISEMENT)
 			return to_stack(skb, &p);
+		if (reason == REJECT)
+			return reject_pod(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -226,8 +243,13 @@ int to_pod(struct __sk_buff *skb)
 	struct packet p = { .point = POINT_FROM_STACK, .ingress = 1 };
 	struct flow_key key;
 	struct flow *f;
+	__u32 side;
 	int reason;
 
+	if (skb->mark == MARK_CHECKED) {
+		skb->mark = 0;
+		return TC_ACT_OK;
+	}
 	reason = parse(skb, &p);
 	if (unlikely(reason))
 		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
@@ -243,7 +265,13 @@ int to_pod(struct __sk_buff *skb)
 		if (!f)
 			return drop(skb, &p, REASON_CT_INSERT_FAILED);
 	}
-	track(skb, f, &p, sender_side(f, &p));
+	side = sender_side(f, &p);
+	track(skb, f, &p, side);
+	if (unlikely(f->service && side == RESPONDER)) {
+		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
+		if (reason)
+			return drop(skb, &p, reason);
+	}
 	count(skb, REASON_FORWARDED, 1);
 	trace(skb, &p, POINT_TO_POD);
 	if (skb->mark)

@@ -4,21 +4,14 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/icmp_error.h"
+#include "lib/inbound.h"
 #include "lib/masquerade.h"
 #include "lib/translate.h"
 
 static __always_inline int is_tunnel(const struct packet *p)
 {
 	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
-}
-
-/* Only other nodes' packets and the world's come this way. With a tunnel, pods'
- * packets do not: such a source is forged. */
-static __always_inline int is_forged(const struct party *from)
-{
-	if (from->id || (from->flags & (IPCACHE_HOST | IPCACHE_LOCAL_PODS)))
-		return 1;
-	return cfg_tunnel && (from->flags & (IPCACHE_POD | IPCACHE_REMOTE_PODS));
 }
 
 /* Established: the row holds for p, which is for a pod of this node. */
@@ -34,8 +27,8 @@ static __always_inline int is_established(const struct packet *p, const struct f
 }
 
 enum {
-	NOT_FOR_POD = -1,
-	FOR_STACK = -2, /* of the world: to_pod judges it on its way through the stack */
+	NOT_FOR_POD = -21,
+	FOR_STACK = -22, /* of the world: to_pod judges it on its way through the stack */
 };
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
@@ -65,23 +58,141 @@ __global int admit_from_net(struct __sk_buff *skb, struct packet *p, struct flow
 	return admit(skb, p, key, o);
 }
 
-/* To a pod of this node, routed without a tunnel. */
-static __always_inline int route_to_pod(struct __sk_buff *skb, struct packet *p)
+/* A connection of a client outside with a pod of this node, whose addresses p has. */
+__global int admit_inbound(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct flow_key key;
+	struct opening *o = opening_new();
+
+	if (!o || !p || !key)
+		return REASON_INVALID_PACKET;
+	party_find(&o->party[0], &p->source);
+	party_find(&o->party[1], &p->destination);
+	p->endpoint = o->party[1].id;
+	p->source_identity = o->party[0].identity;
+	p->destination_identity = o->party[1].identity;
+	if (is_forged(&o->party[0]))
+		return REASON_UNKNOWN_SENDER;
+	if (!(o->party[1].flags & PARTY_READY))
+		return REASON_ENDPOINT_NOT_READY;
+	o->party[0].node = 0; /* its answers leave as they came: by the uplink */
+	opening_of(o, p);
+	return admit(skb, p, key, o);
+}
+
+/* To a backend that is a pod of this node. */
+static __always_inline int serve_here(struct __sk_buff *skb, struct packet *p, struct flow_key *key, const struct service_flow *to)
+{
 	struct flow *f;
 	__u32 side;
 	int reason;
 
-	flow_key_of(p, &key);
-	f = bpf_map_lookup_elem(&flows, &key);
+	reason = decrement_ttl(skb, p);
+	if (!reason)
+		reason = rewrite(skb, p, &to->addr, to->port, 1);
+	if (reason)
+		return drop(skb, p, reason);
+	p->service = to->service;
+	flow_key_of(p, key);
+	f = bpf_map_lookup_elem(&flows, key);
 	if (!f || !is_established(p, f)) {
-		reason = admit_from_net(skb, p, &key);
-		if (reason == NOT_FOR_POD || reason == FOR_STACK)
+		reason = admit_inbound(skb, p, key);
+		if (reason)
+			return drop(skb, p, reason);
+		f = bpf_map_lookup_elem(&flows, key);
+		if (!f)
+			return drop(skb, p, REASON_CT_INSERT_FAILED);
+	}
+	side = sender_side(f, p);
+	track(skb, f, p, side);
+	return deliver(skb, p, f->endpoint[!side]);
+}
+
+/* What a backend elsewhere is, in the VNI: a client of the world, not this node. */
+static __always_inline __u32 world_of(const struct packet *p)
+{
+	if (cfg_ipv4 && cfg_ipv6)
+		return p->flags & PACKET_IPV6 ? IDENTITY_WORLD_IPV6 : IDENTITY_WORLD_IPV4;
+	return IDENTITY_WORLD;
+}
+
+/* To a backend elsewhere: a pod of another node, a host, or the world. */
+static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet *p, const struct service_flow *to)
+{
+	struct opening *o = opening_new();
+	int tunnel, reason;
+
+	if (!o)
+		return TC_ACT_SHOT;
+	party_find(&o->party[1], &to->addr);
+	tunnel = cfg_tunnel && o->party[1].node && !(o->party[1].flags & IPCACHE_NODE);
+	if (!(o->party[1].flags & IPCACHE_POD) && (o->party[1].flags & (IPCACHE_LOCAL_PODS | IPCACHE_REMOTE_PODS)))
+		return drop(skb, p, o->party[1].flags & IPCACHE_LOCAL_PODS ? REASON_STALE_UNROUTABLE : REASON_IDENTITY_UNKNOWN);
+	if (tunnel && unlikely(skb->len > cfg_mtu + ETH_LEN) && !skb->gso_size && (p->flags & PACKET_DONT_FRAGMENT)) {
+		drop(skb, p, REASON_FRAG_NEEDED);
+		return error_back(skb, p, cfg_mtu);
+	}
+	p->service = to->service;
+	reason = snat(skb, p, tunnel);
+	if (reason)
+		return drop(skb, p, reason);
+	if (!tunnel)
+		return to_uplink(skb, p);
+	reason = decrement_ttl(skb, p);
+	if (reason)
+		return drop(skb, p, reason);
+	return to_overlay_device(skb, p, o->party[1].node, world_of(p));
+}
+
+/* To a backend that is this host itself: its answers pass to_net. */
+static __always_inline int serve_host(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = to_own_host(skb, p);
+
+	return reason ? drop(skb, p, reason) : to_stack(skb, p);
+}
+
+/* p is for no pod: perhaps for a service. */
+static __always_inline int serve(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct scratch *space = scratch();
+	int reason;
+
+	if (!cfg_services || (p->flags & PACKET_ICMP_ERROR))
+		return TC_ACT_OK;
+	reason = space ? inbound_to(p) : NO_SERVICE;
+	if (reason == NO_SERVICE)
+		return TC_ACT_OK;
+	if (reason == REJECT)
+		return reject_back(skb, p);
+	if (reason)
+		return drop(skb, p, reason);
+	if (!space)
+		return TC_ACT_OK;
+	if (space->to.place == BACKEND_POD)
+		return serve_here(skb, p, key, &space->to);
+	if (space->to.place == BACKEND_HOST)
+		return serve_host(skb, p);
+	return serve_elsewhere(skb, p, &space->to);
+}
+
+/* To a pod of this node, routed without a tunnel. */
+static __always_inline int route_to_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct flow *f;
+	__u32 side;
+	int reason;
+
+	flow_key_of(p, key);
+	f = bpf_map_lookup_elem(&flows, key);
+	if (!f || !is_established(p, f)) {
+		reason = admit_from_net(skb, p, key);
+		if (reason == NOT_FOR_POD)
+			return NOT_FOR_POD;
+		if (reason == FOR_STACK)
 			return TC_ACT_OK;
 		if (reason)
 			return drop(skb, p, reason);
-		f = bpf_map_lookup_elem(&flows, &key);
+		f = bpf_map_lookup_elem(&flows, key);
 		if (!f)
 			return drop(skb, p, REASON_CT_INSERT_FAILED);
 	}
@@ -97,25 +208,36 @@ static __always_inline int route_to_pod(struct __sk_buff *skb, struct packet *p)
 	return deliver(skb, p, f->endpoint[!side]);
 }
 
+/* To this host's own address: an answer for a pod, for a client outside, or neither. */
+static __always_inline int to_node(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = NOT_MASQUERADED;
+
+	if (is_tunnel(p))
+		return TC_ACT_OK;
+	if (cfg_services || masquerades(p))
+		reason = p->flags & PACKET_ICMP_ERROR ? unmasquerade_error(skb, p) : unmasquerade(skb, p);
+	if (reason == NOT_MASQUERADED)
+		return NOT_FOR_POD;
+	if (reason == OUTSIDE)
+		return to_uplink(skb, p);
+	return reason ? drop(skb, p, reason) : TC_ACT_OK;
+}
+
 /* What comes in from outside. */
 SEC("tc")
 int from_net(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_FROM_NETWORK, .ingress = 1 };
+	struct flow_key key;
 	struct addr own;
-	int reason;
+	int action;
 
 	if (parse(skb, &p))
 		return TC_ACT_OK;
 	masquerade_addr(&p, &own);
-	if (!addr_equal(&p.destination, &own))
-		return route_to_pod(skb, &p);
-	if (is_tunnel(&p) || !masquerades(&p))
-		return TC_ACT_OK;
-	reason = p.flags & PACKET_ICMP_ERROR ? unmasquerade_error(skb, &p) : unmasquerade(skb, &p);
-	if (reason && reason != NOT_MASQUERADED)
-		return drop(skb, &p, reason);
-	return TC_ACT_OK;
+	action = addr_equal(&p.destination, &own) ? to_node(skb, &p) : route_to_pod(skb, &p, &key);
+	return action == NOT_FOR_POD ? serve(skb, &p, &key) : action;
 }
 
 /* Whether a destination is reached with the pod's own address. */
@@ -147,7 +269,11 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct packet *p)
 {
 	int reason;
 
-	if (!(p->flags & PACKET_ICMP_ERROR) || !masquerades(p))
+	if (!(p->flags & PACKET_ICMP_ERROR)) {
+		reason = host_has_clients() && !is_tunnel(p) ? from_own_host(skb, p) : 0;
+		return reason ? drop(skb, p, reason) : TC_ACT_OK;
+	}
+	if (!masquerades(p))
 		return TC_ACT_OK;
 	reason = masquerade_error(skb, p);
 	if (reason == REASON_WRITE_ERROR || reason == REASON_CSUM_L3 || reason == REASON_CSUM_L4)
@@ -175,7 +301,7 @@ int to_net(struct __sk_buff *skb)
 		return leave_host(skb, &p);
 	p.endpoint = endpoint_of(&p.source, &ep);
 	if (!p.endpoint)
-		return TC_ACT_OK;
+		return leave_host(skb, &p);
 	reason = leave(skb, &p);
 	return reason ? drop(skb, &p, reason) : TC_ACT_OK;
 }

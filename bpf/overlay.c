@@ -3,6 +3,7 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/masquerade.h"
 #include "lib/related.h"
 #include "lib/translate.h"
 
@@ -51,6 +52,30 @@ static __always_inline int is_established(const struct packet *p, const struct o
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
+static __always_inline int is_world(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV4 || identity == IDENTITY_WORLD_IPV6;
+}
+
+/* A client outside that comes with the address of a node which balances it here:
+ * what this node knows about the world as a whole counts for it. */
+static __always_inline int become_world(const struct packet *p, struct party *from)
+{
+	struct ipcache_entry *world;
+	struct addr any = {};
+
+	if (!cfg_services)
+		return REASON_IDENTITY_MISMATCH;
+	if (!(p->flags & PACKET_IPV6))
+		addr_set4(&any, 0);
+	world = ipcache_of(&any);
+	if (!world)
+		return REASON_IDENTITY_UNKNOWN;
+	from->identity = world->identity;
+	from->peer = world->peer;
+	return 0;
+}
+
 /* The sender as the tunnel claims it, checked against what this node knows: the
  * outer source is a node, the inner one lives there and has that identity. An
  * address that is not known yet is judged by the identity alone. */
@@ -71,6 +96,8 @@ static __always_inline int identify(struct packet *p, const struct outer *o, str
 	p->source_identity = claimed;
 	if (claimed == IDENTITY_UNKNOWN || claimed >= IDENTITY_LOCAL_MIN)
 		return REASON_INVALID_IDENTITY;
+	if ((from->flags & IPCACHE_NODE) && is_world(claimed))
+		return become_world(p, from);
 	if (from->flags & IPCACHE_NODE)
 		/* A node that runs the API server has that identity here. */
 		return claimed == IDENTITY_REMOTE_NODE ? 0 : REASON_IDENTITY_MISMATCH;
@@ -87,7 +114,7 @@ static __always_inline int identify(struct packet *p, const struct outer *o, str
 }
 
 enum {
-	FOR_HOST = -1, /* an address of this node: the stack's, without a row */
+	FOR_HOST = -31, /* an address of this node: the stack's, without a row */
 };
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
@@ -126,6 +153,20 @@ static __always_inline int to_own_stack(struct __sk_buff *skb, struct packet *p)
 	return to_stack(skb, p);
 }
 
+/* To an address of this node: an answer for a client outside, or the stack's. */
+static __always_inline int to_host(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = NOT_MASQUERADED;
+
+	if (cfg_services)
+		reason = p->flags & PACKET_ICMP_ERROR ? unmasquerade_error(skb, p) : unmasquerade(skb, p);
+	if (reason == OUTSIDE)
+		return to_uplink(skb, p);
+	if (reason > 0)
+		return drop(skb, p, reason);
+	return to_own_stack(skb, p);
+}
+
 /* What other nodes send through the tunnel. */
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -148,7 +189,7 @@ int from_overlay(struct __sk_buff *skb)
 	if (unlikely(!f || !is_established(&p, &outer, f))) {
 		reason = admit_from_overlay(skb, &p, &key, &outer);
 		if (reason == FOR_HOST)
-			return to_own_stack(skb, &p);
+			return to_host(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);

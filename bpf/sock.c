@@ -3,6 +3,8 @@
  * One path for both families: an IPv4 address is a mapped one here, as it is for
  * an IPv6 socket that speaks IPv4. */
 
+#include "lib/config.h"
+#include "lib/node.h"
 #include "lib/service.h"
 #include "lib/socket.h"
 
@@ -54,26 +56,130 @@ static __always_inline void write_addr(struct bpf_sock_addr *ctx, int six, const
 	ctx->user_ip6[3] = addr_word(a, 3);
 }
 
+static __always_inline int is_node_port(__be16 port)
+{
+	__u16 number = ntohs(port);
+
+	return cfg_services && number >= cfg_node_port_min && number <= cfg_node_port_max;
+}
+
+static __always_inline int in_host(void *ctx)
+{
+	return bpf_get_netns_cookie(ctx) == cfg_host_netns;
+}
+
+/* 127.0.0.0/8 or ::1. */
+static __always_inline int is_loopback(const struct addr *a)
+{
+	if (addr_is4(a))
+		return (addr_word(a, 3) & htonl(0xff000000)) == htonl(0x7f000000);
+	return !addr_high(a) && addr_low(a) == be64_to_host(1ULL);
+}
+
+/* The NodePort at vip, which has no row of its own: NodePorts are the same at
+ * every address of every node, and at the host's loopback for the host. */
+static __always_inline struct service *node_port(void *ctx, const struct service_key *vip)
+{
+	struct service_key any = {};
+
+	if (!is_node_port(vip->port))
+		return NULL;
+	if (is_loopback(&vip->vip)) {
+		if (!in_host(ctx))
+			return NULL;
+	} else if (!bpf_map_lookup_elem(&node_addrs, &vip->vip)) {
+		return NULL;
+	}
+	if (addr_is4(&vip->vip))
+		addr_set4(&any.vip, 0);
+	any.port = vip->port;
+	any.protocol = vip->protocol;
+	return bpf_map_lookup_elem(&services, &any);
+}
+
+/* Nothing is at this port of a virtual address. */
+static __always_inline int is_rest(const struct service_key *vip)
+{
+	struct service_key rest = {};
+
+	rest.vip = vip->vip;
+	return cfg_services && bpf_map_lookup_elem(&services, &rest) != NULL;
+}
+
+/* The redirect of this address leaves the socket's pod alone: it is its backend. */
+static __always_inline int is_skipped(void *ctx, const struct service_key *vip)
+{
+	struct service_skip key = {};
+
+	key.vip = vip->vip;
+	key.netns = bpf_get_netns_cookie(ctx);
+	key.port = vip->port;
+	key.protocol = vip->protocol;
+	return bpf_map_lookup_elem(&service_skips, &key) != NULL;
+}
+
+static __always_inline __u32 any_backend(const struct service *s)
+{
+	__u32 index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
+	struct service_slot *slot = bpf_map_lookup_elem(&service_slots, &index);
+
+	return slot ? slot->backend : 0;
+}
+
+/* The backend that this network namespace has already, or a new one for a while. */
+static __always_inline __u32 sticky_backend(void *ctx, const struct service *s)
+{
+	struct affinity_backend member = { .service = s->id };
+	struct affinity_key client = { .service = s->id, .is_cookie = 1 };
+	struct affinity *known;
+	struct affinity row;
+	__u32 now = bpf_jiffies64();
+
+	*(__u64 *)&client.client = bpf_get_netns_cookie(ctx);
+	known = bpf_map_lookup_elem(&affinities, &client);
+	if (known && now - known->last <= s->affinity * cfg_hz) {
+		member.backend = known->backend;
+		if (bpf_map_lookup_elem(&affinity_backends, &member)) {
+			known->last = now;
+			return member.backend;
+		}
+	}
+	row.backend = any_backend(s);
+	row.last = now;
+	bpf_map_update_elem(&affinities, &client, &row, BPF_ANY);
+	return row.backend;
+}
+
 /* A backend for the address in ctx, which is left in vip. Returns PASS with
  * *chosen NULL for what is no service, REFUSE for a service without backends. */
 static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct service_key *vip, struct backend **chosen)
 {
 	struct service *s;
-	__u32 index;
+	__u32 id = 0;
 
 	*chosen = NULL;
+	if (cfg_host_sockets && !in_host(ctx))
+		return PASS;
 	read_addr(ctx, six, &vip->vip);
 	vip->port = ctx->user_port;
 	vip->protocol = ctx->protocol;
 	s = bpf_map_lookup_elem(&services, vip);
-	if (!s)
-		return PASS;
-	if (s->count) {
-		index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
-		*chosen = bpf_map_lookup_elem(&backends, &index);
+	if (!s) {
+		s = node_port(ctx, vip);
+		if (!s && is_rest(vip))
+			goto refuse;
+		if (!s)
+			return PASS;
 	}
+	if ((s->flags & SERVICE_SKIPPED) && is_skipped(ctx, vip))
+		return PASS;
+	if (s->count)
+		id = s->affinity ? sticky_backend(ctx, s) : any_backend(s);
+	if (id)
+		*chosen = bpf_map_lookup_elem(&backends, &id);
 	if (*chosen)
 		return PASS;
+refuse:
 	bpf_set_retval(-ECONNREFUSED);
 	return REFUSE;
 }
@@ -231,6 +337,34 @@ SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return reverse(ctx, 1, recall(ctx));
+}
+
+/* The host's own programs leave the NodePorts alone: a connection to one would
+ * never reach them. */
+static __always_inline int may_bind(struct bpf_sock *ctx, int six)
+{
+	struct service_key any = {};
+
+	if (!cfg_bind_protection || ctx->src_port < cfg_node_port_min || ctx->src_port > cfg_node_port_max || !in_host(ctx))
+		return PASS;
+	any.port = htons((__u16)ctx->src_port);
+	any.protocol = ctx->protocol;
+	if (six && bpf_map_lookup_elem(&services, &any))
+		return REFUSE;
+	addr_set4(&any.vip, 0);
+	return bpf_map_lookup_elem(&services, &any) ? REFUSE : PASS;
+}
+
+SEC("cgroup/post_bind4")
+int sock_post_bind4(struct bpf_sock *ctx)
+{
+	return may_bind(ctx, 0);
+}
+
+SEC("cgroup/post_bind6")
+int sock_post_bind6(struct bpf_sock *ctx)
+{
+	return may_bind(ctx, 1);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

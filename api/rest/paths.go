@@ -20,6 +20,7 @@ const (
 	PathPolicy                 = "/v1/policy"                   // GET Policy
 	PathPolicySelectors        = "/v1/policy/selectors"         // GET []SelectorIdentityMapping of peers
 	PathPolicySubjectSelectors = "/v1/policy/subject-selectors" // GET []SelectorIdentityMapping of subjects
+	PathPolicyValidate         = "/v1/policy/validate"          // POST ValidateRequest -> []ObjectFit
 	PathPolicyTrace            = "/v1/policy/trace"             // POST TraceRequest -> TraceResult
 	PathPolicyWhy              = "/v1/policy/why"               // POST Event -> TraceResult
 	PathIP                     = "/v1/ip"                       // GET []IPListEntry; ?cidr=

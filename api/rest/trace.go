@@ -34,11 +34,23 @@ type TraceResult struct {
 	Notes       []string    `json:"notes,omitempty"`
 }
 
-// ObjectFit says what became of an object of TraceRequest.Manifests.
+// ValidateRequest asks what would become of policies.
+type ValidateRequest struct {
+	Manifests []string `json:"manifests"` // YAML or JSON
+}
+
+// ObjectFit says what would become of a policy, or became of it.
 type ObjectFit struct {
-	Object string `json:"object"` // kind/namespace/name
-	Valid  bool   `json:"valid"`
-	Reason string `json:"reason,omitempty"`
+	Object   string       `json:"object"` // kind/namespace/name
+	Valid    bool         `json:"valid"`
+	Reason   string       `json:"reason,omitempty"`
+	Warnings []FitWarning `json:"warnings,omitempty"`
+}
+
+// FitWarning is about something that is allowed and hardly meant.
+type FitWarning struct {
+	Path string `json:"path,omitempty"` // of the rule
+	Text string `json:"text"`
 }
 
 // Verdicts of a trace.

@@ -46,10 +46,12 @@ struct event {
 	__u16 set;
 	__u16 row; /* of the set */
 	__u16 cpu;
-	__u16 service;
+	__u16 pad;
 	__u32 ifindex;
 	__u32 length;     /* bytes of the packet with its L2 header */
 	__u32 generation; /* of the endpoint when judged */
+	__u32 service;    /* id of the service that was translated; 0: none */
+	__u32 pad2;
 };
 
 enum event_flag {

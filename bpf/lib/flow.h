@@ -39,8 +39,7 @@ struct flow {
 	__u16 flags;       /* FLOW_* */
 	__u8 tcp[2];       /* TCP flags seen from the initiator, from the responder */
 	__be16 proxy_port;
-	__u16 service; /* id of the service that was translated; 0: none */
-	__u16 pad;
+	__u32 service; /* id of the service that was translated; 0: none */
 	__u32 identity[2];
 	__u32 incarnation[2]; /* of the endpoints */
 	__u32 packets[2];

@@ -7,10 +7,12 @@
 #include "party.h"
 #include "related.h"
 #include "rewrite.h"
+#include "service.h"
 
 enum {
 	PORT_TRIES = 24,
 	NOT_MASQUERADED = -1, /* no row: the packet is not of a pod, or the world knows it by its own address */
+	OUTSIDE = -3,	      /* translated for a client outside: it goes there */
 };
 
 /* By value: a pointer into .rodata with an offset is beyond the verifier of 6.1. */
@@ -60,6 +62,11 @@ static __always_inline int host_owns(struct __sk_buff *skb, const struct nat_key
 	return 1;
 }
 
+static __always_inline int keeps_port(const struct nat_entry *mapping, __u16 port)
+{
+	return (mapping->flags & NAT_ANY_PORT) && port > cfg_node_port_max;
+}
+
 /* Takes a port of the node for out, which is the pod's own tuple. Returns 0
  * with mapping->port set, or a drop reason. */
 __global int take_port(struct __sk_buff *skb, const struct nat_key *out, struct nat_entry *mapping)
@@ -80,10 +87,12 @@ __global int take_port(struct __sk_buff *skb, const struct nat_key *out, struct 
 	own.endpoint = mapping->endpoint;
 	own.incarnation = mapping->incarnation;
 	own.last = mapping->last;
+	own.service = mapping->service;
 	port = ntohs(out->local_port);
 	for (i = 0; i < PORT_TRIES; i++) {
 		/* Its own port is kept where no host socket is given one by the kernel. */
-		if (out->protocol != PROTO_SCTP && (i || port < cfg_nat_port_min || port > cfg_nat_port_max))
+		if (out->protocol != PROTO_SCTP &&
+		    (i || ((port < cfg_nat_port_min || port > cfg_nat_port_max) && !keeps_port(mapping, port))))
 			port = cfg_nat_port_min + bpf_get_prandom_u32() % width;
 		in.local_port = htons(port);
 		if (host_owns(skb, &in))
@@ -109,7 +118,7 @@ static __always_inline int leads_back(const struct nat_key *out, const struct na
 	in.direction = NAT_IN;
 	back = bpf_map_lookup_elem(&nat, &in);
 	if (!back || back->port != out->local_port || !addr_equal(&back->addr, &out->local) ||
-	    back->incarnation != mapping->incarnation)
+	    back->incarnation != mapping->incarnation || back->service != mapping->service)
 		return 0;
 	back->last = mapping->last;
 	return 1;
@@ -223,7 +232,7 @@ __global int masquerade_error(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The pod behind a mapping, if it still lives: rows of the dead lead nowhere. */
-static __always_inline int inward(const struct nat_key *in, struct nat_entry *mapping)
+static __always_inline int inward(const struct nat_key *in, struct nat_entry *mapping, __u8 tcp_flags)
 {
 	struct nat_entry *known = bpf_map_lookup_elem(&nat, in);
 	struct endpoint *ep;
@@ -231,11 +240,51 @@ static __always_inline int inward(const struct nat_key *in, struct nat_entry *ma
 	if (!known)
 		return 0;
 	ep = endpoint_at(known->endpoint);
-	if (!ep || ep->incarnation != known->incarnation)
+	if (!known->service && (!ep || ep->incarnation != known->incarnation))
 		return 0;
 	known->last = bpf_jiffies64();
+	if (known->service)
+		known->tcp |= tcp_flags;
 	*mapping = *known;
 	return 1;
+}
+
+/* p is a backend's answer to a client outside: it gets the addresses of the
+ * connection that the client opened. */
+__global int answer_outside(struct __sk_buff *skb, struct packet *p, const struct nat_entry *mapping)
+{
+	struct service_vip *known;
+	struct service_vip vip;
+	__u32 id;
+	int reason;
+
+	if (!p || !mapping)
+		return NOT_MASQUERADED;
+	id = mapping->service;
+	known = bpf_map_lookup_elem(&service_vips, &id);
+	if (!known)
+		return REASON_NO_SERVICE_BACKEND;
+	vip = *known;
+	p->service = id;
+	reason = rewrite(skb, p, &mapping->addr, mapping->port, 1);
+	if (!reason)
+		reason = rewrite(skb, p, &vip.vip, vip.port, 0);
+	return reason ? reason : OUTSIDE;
+}
+
+/* p is an error about what a client outside sent to a backend elsewhere. */
+__global int error_outside(struct __sk_buff *skb, struct packet *p, struct packet *inner, __u32 id)
+{
+	struct service_vip *known = bpf_map_lookup_elem(&service_vips, &id);
+	struct service_vip vip;
+	int reason;
+
+	if (!p || !inner || !known)
+		return REASON_NO_SERVICE_BACKEND;
+	vip = *known;
+	p->service = id;
+	reason = rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
+	return reason ? reason : OUTSIDE;
 }
 
 /* p came for the node's address: gives it back to the pod that it answers.
@@ -248,9 +297,11 @@ __global int unmasquerade(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return NOT_MASQUERADED;
 	nat_key_of(p, &in, NAT_IN);
-	if (!inward(&in, &mapping))
+	if (!inward(&in, &mapping, p->tcp_flags))
 		return NOT_MASQUERADED;
 	p->endpoint = mapping.endpoint;
+	if (mapping.service)
+		return answer_outside(skb, p, &mapping);
 	return rewrite(skb, p, &mapping.addr, mapping.port, 1);
 }
 
@@ -270,11 +321,13 @@ __global int unmasquerade_error(struct __sk_buff *skb, struct packet *p)
 		return NOT_MASQUERADED;
 	nat_key_of(inner, &in, NAT_OUT); /* the inner sender is the node */
 	in.direction = NAT_IN;
-	if (!inward(&in, &mapping))
+	if (!inward(&in, &mapping, 0))
 		return NOT_MASQUERADED;
 	p->endpoint = mapping.endpoint;
 	reason = rewrite_inner(skb, p, inner, &mapping.addr, INNER_SOURCE(mapping.port));
-	if (reason)
+	if (!reason)
+		reason = rewrite(skb, p, &mapping.addr, p->destination_port, 1);
+	if (reason || !mapping.service)
 		return reason;
-	return rewrite(skb, p, &mapping.addr, p->destination_port, 1);
+	return error_outside(skb, p, inner, mapping.service);
 }

@@ -123,7 +123,8 @@ struct packet {
 	__u32 peer, generation;
 	__u16 endpoint, slot, set, row;
 	__u16 source_mac[3];
-	__u16 service;
+	__u16 pad;
+	__u32 service; /* id of the one that was translated; 0: none */
 };
 
 /* Returns a pointer to len bytes at offset, or NULL. offset must be bounded. */

@@ -5,6 +5,8 @@
 
 #include "flow.h"
 #include "party.h"
+#include "service.h"
+#include "service_flow.h"
 
 /* A connection as seen from the packet in hand: party 0 opened, or would have. */
 struct opening {
@@ -20,6 +22,9 @@ struct scratch {
 	struct flow_key key;         /* of a lookup in `flows`: a key from elsewhere is copied here */
 	struct flow_key service_key; /* of a lookup in `service_flows` */
 	struct flow row;             /* to be inserted */
+	struct service service;      /* that the packet in hand is for */
+	struct service_flow to;      /* its backend */
+	struct affinity_key client;
 	struct packet inner;         /* another packet than the one in hand */
 };
 

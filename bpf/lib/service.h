@@ -1,52 +1,122 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 #pragma once
-/* Services: virtual addresses and what is behind them. */
+/* Services: virtual addresses and what is behind them.
+ *
+ *   services[address, port, protocol, scope] -> service
+ *     first, count -> service_slots -> backends     whom new connections may get
+ *     maglev       -> maglev_rows   -> backends     whom a tuple gets, if not at random
+ *     id           -> service_vips                  what clients asked for
+ *
+ * What a row of `services` points at is written first; then the row changes by
+ * one update. All of it is written by the agent; the tables are made larger by
+ * new ones, which programs are loaded with (docs/design/services.md). */
 
 #include "addr.h"
 
+enum service_scope {
+	SCOPE_INTERNAL = 0, /* clients are pods and hosts of the cluster */
+	SCOPE_EXTERNAL = 1, /* clients come in from the network */
+};
+
+/* Port and protocol 0: all of the address that has no row of its own. The
+ * address may be the unspecified one of its family: any address of any node. */
 struct service_key {
 	struct addr vip;
 	__be16 port;
 	__u8 protocol;
-	__u8 scope; /* 0: inside the cluster, 1: outside (external traffic policy) */
+	__u8 scope; /* enum service_scope */
 	__u32 pad;
 };
 
 struct service {
-	__u32 first;    /* row of the first backend in `backends` */
-	__u32 count;    /* backends that take new connections */
-	__u32 affinity; /* client affinity in seconds; 0: none */
-	__u16 id;       /* row in `service_vips` */
-	__u16 flags;    /* SERVICE_* */
+	__u32 id;          /* row in service_vips, number of the frontend; 0: of no port (SERVICE_REST) */
+	__u32 first;       /* its first row in service_slots */
+	__u32 count;       /* rows: backends that get new connections */
+	__u32 affinity;    /* a client keeps its backend for so many seconds; 0: none */
+	__u32 maglev;      /* its first row in maglev_rows; 0: backends are chosen at random */
+	__u32 maglev_size; /* positions of its Maglev table */
+	__u16 flags;       /* SERVICE_* */
+	__u8 kind;         /* enum service_kind */
+	__u8 pad;
 };
 
 enum service_flag {
-	SERVICE_CLUSTER_IP = 1,
+	SERVICE_REST = 1,         /* the rest of an address: dropped, never routed on */
+	SERVICE_LOCAL = 2,        /* traffic policy Local: only backends of this node; without one, dropped */
+	SERVICE_DSR = 4,          /* a backend of another node answers the client itself */
+	SERVICE_SOURCE_ALLOW = 8, /* only clients with a row in source_ranges */
+	SERVICE_SOURCE_DENY = 16, /* all clients but those */
+	SERVICE_SKIPPED = 32,     /* some network namespaces reach the address untranslated: service_skips */
 };
 
-/* (address, port, protocol) -> service. Written by the agent, last. */
+enum service_kind {
+	SERVICE_CLUSTER_IP = 0,
+	SERVICE_NODE_PORT = 1,
+	SERVICE_EXTERNAL_IP = 2,
+	SERVICE_LOAD_BALANCER = 3,
+	SERVICE_HOST_PORT = 4,
+	SERVICE_LOCAL_REDIRECT = 5,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_key);
 	__type(value, struct service);
 } services SEC(".maps");
 
+struct service_slot {
+	__u32 backend; /* row in backends */
+	__u32 pad;
+};
+
+/* Ranges of backends. Frontends with the same backends share one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct service_slot);
+} service_slots SEC(".maps");
+
 struct backend {
 	struct addr addr;
 	__be16 port;
-	__u16 flags;
-	__u32 id;
+	__u8 protocol;
+	__u8 flags; /* BACKEND_*; 0: no such backend (any more) */
+	__u32 pad;
 };
 
-/* Runs of backends, one run a service; a changed service gets a new run first. Written by the agent. */
+enum backend_flag {
+	BACKEND_USED = 1,
+	BACKEND_TERMINATING = 2, /* keeps its connections */
+};
+
+/* A backend has one row, whichever services it is in. Row 0 stays empty. A row
+ * that became free rests before it is used again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 8192);
 	__type(key, __u32);
 	__type(value, struct backend);
 } backends SEC(".maps");
+
+enum maglev_limit {
+	MAGLEV_WIDTH = 16,
+};
+
+/* A part of a Maglev table: position i is in row i / MAGLEV_WIDTH. */
+struct maglev_row {
+	__u32 backend[MAGLEV_WIDTH];
+};
+
+/* Row 0 stays empty. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct maglev_row);
+} maglev_rows SEC(".maps");
 
 struct service_vip {
 	struct addr vip;
@@ -56,10 +126,86 @@ struct service_vip {
 	__u32 pad2;
 };
 
-/* Service id -> what clients asked for, for the way back. Written by the agent. */
+/* Service id -> what clients asked for, for the way back. Row 0 stays empty. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__type(key, __u32);
 	__type(value, struct service_vip);
 } service_vips SEC(".maps");
+
+struct affinity_key {
+	struct addr client; /* address, or the cookie of its network namespace in the first 8 bytes */
+	__u32 service;
+	__u32 is_cookie;
+};
+
+struct affinity {
+	__u32 backend;
+	__u32 last; /* connection, jiffies */
+};
+
+/* Client and service -> its backend. Written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity);
+} affinities SEC(".maps");
+
+struct affinity_backend {
+	__u32 service;
+	__u32 backend;
+};
+
+/* Backends that a service with affinity has now. Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct affinity_backend);
+	__type(value, __u32);
+} affinity_backends SEC(".maps");
+
+struct source_range {
+	__u32 prefixlen; /* 32 + 96 + length for IPv4, 32 + length for IPv6 */
+	__u32 service;
+	__u8 addr[16]; /* as struct addr */
+};
+
+/* Clients that a service allows or denies. Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct source_range);
+	__type(value, __u32);
+} source_ranges SEC(".maps");
+
+struct service_skip {
+	struct addr vip;
+	__u64 netns; /* cookie */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[5];
+};
+
+/* Pods that a redirect leaves alone: its own backends. Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_skip);
+	__type(value, __u32);
+} service_skips SEC(".maps");
+
+/* The backend in a slot, NULL if there is none. */
+static __always_inline struct backend *backend_at(__u32 slot, __u32 *id)
+{
+	struct service_slot *s = bpf_map_lookup_elem(&service_slots, &slot);
+
+	if (!s)
+		return NULL;
+	*id = s->backend;
+	return bpf_map_lookup_elem(&backends, id);
+}

@@ -9,14 +9,25 @@
 struct service_flow {
 	struct addr addr;
 	__be16 port;
-	__u16 service;
-	__u32 last; /* jiffies */
+	__u8 tcp;   /* flags seen from a client outside */
+	__u8 place; /* enum backend_place */
+	__u32 service;
+	__u32 backend; /* row in `backends` */
+	__u32 last;    /* jiffies */
+	__be16 snat_port; /* this node's port towards a backend elsewhere; 0: none */
+	__u16 pad2[3];
+};
+
+enum backend_place {
+	BACKEND_ELSEWHERE = 0,
+	BACKEND_POD = 1,  /* of this node */
+	BACKEND_HOST = 2, /* this node itself */
 };
 
 /* Written by from_pod; expired by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__type(key, struct flow_key);
 	__type(value, struct service_flow);
 } service_flows SEC(".maps");

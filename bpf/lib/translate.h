@@ -3,155 +3,85 @@
 /* Services on the wire: for what was not translated at its socket. The client's
  * node translates towards a backend and back; policy sees the backend. */
 
-#include "party.h"
+#include "choose.h"
 #include "related.h"
 #include "rewrite.h"
-#include "service.h"
-#include "service_flow.h"
 
-enum {
-	BACKEND_TRIES = 4,
-	HAIRPIN4 = 0xa9fe2a01, /* 169.254.42.1 */
-};
-
-/* The client's address towards itself, when a service chose its own client. */
-static __always_inline void hairpin_addr(const struct packet *p, struct addr *a)
-{
-	if (p->flags & PACKET_IPV6) {
-		((__u64 *)a)[0] = be64_to_host(0xfe80ULL << 48);
-		((__u64 *)a)[1] = be64_to_host(1ULL);
-	} else {
-		addr_set4(a, htonl(HAIRPIN4));
-	}
-}
-
-static __always_inline int is_hairpin(const struct addr *a)
-{
-	if (addr_high(a) == be64_to_host(0xfe80ULL << 48))
-		return addr_low(a) == be64_to_host(1ULL);
-	return addr_is4(a) && addr_word(a, 3) == htonl(HAIRPIN4);
-}
-
-/* The flow that p would belong to after translation; nothing is written to the packet. */
-static __always_inline struct flow *translated_flow(const struct packet *p, const struct service_flow *to)
-{
-	struct scratch *s = scratch();
-	struct packet *after;
-
-	if (!s)
-		return NULL;
-	after = packet_new(s);
-	after->source = p->source;
-	after->source_port = p->source_port;
-	after->protocol = p->protocol;
-	after->destination = to->addr;
-	after->destination_port = to->port;
-	if (addr_equal(&after->source, &to->addr))
-		hairpin_addr(p, &after->source);
-	flow_key_of(after, &s->key);
-	return bpf_map_lookup_elem(&flows, &s->key);
-}
-
-/* Whether the tuple after translation is free, or this service's own. */
-static __always_inline int is_usable(const struct packet *p, const struct service_flow *to)
-{
-	struct flow *f = translated_flow(p, to);
-
-	return !f || f->service == to->service;
-}
-
-/* A backend that takes p. Another one is chosen rather than a flow overwritten. */
-static __always_inline int choose(const struct packet *p, const struct service *s, struct service_flow *to)
-{
-	struct backend *b;
-	__u32 index;
-	int i;
-
-	if (!s->count)
-		return REASON_NO_SERVICE_BACKEND;
-	for (i = 0; i < BACKEND_TRIES; i++) {
-		index = s->first + bpf_get_prandom_u32() % s->count;
-		b = bpf_map_lookup_elem(&backends, &index);
-		if (!b)
-			return REASON_NO_SERVICE_BACKEND;
-		to->addr = b->addr;
-		to->port = b->port;
-		to->service = s->id;
-		if (is_usable(p, to))
-			return 0;
-	}
-	return REASON_CT_INSERT_FAILED;
-}
-
-/* The known translation still stands; an opening packet only keeps one whose flow is open. */
+/* The known translation still stands. An opening packet only keeps one whose flow
+ * is open, UDP only one whose backend is one. */
 static __always_inline int stands(const struct packet *p, const struct service *s, const struct service_flow *known)
 {
 	struct flow *f;
 
 	if (known->service != s->id)
 		return 0;
-	if (p->protocol != PROTO_TCP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if (!opens(p))
 		return 1;
+	if (p->protocol != PROTO_TCP)
+		return backend_stands(known);
 	f = translated_flow(p, known);
 	return f && !flow_reopens(f, p);
 }
 
-/* Chooses where p goes, by the row of its connection or anew. */
-__global int backend_of(const struct packet *p, struct flow_key *key, const struct service *s, struct service_flow *to)
+/* Chooses where p goes, by the row of its connection or anew, for `to` in scratch. */
+static __always_inline int backend_of(const struct packet *p, struct flow_key *key, struct scratch *space)
 {
-	struct service_flow *known, row = {};
-	struct scratch *space = scratch();
+	struct service_flow *known;
 	int reason;
 
-	if (!space || !p || !key || !s || !to)
-		return REASON_NO_SERVICE_BACKEND;
 	space->service_key = *key;
 	space->service_key.leg = LEG_SERVICE;
 	known = bpf_map_lookup_elem(&service_flows, &space->service_key);
-	if (known && stands(p, s, known)) {
+	if (known && stands(p, &space->service, known)) {
 		known->last = bpf_jiffies64();
-		*to = *known;
+		space->to = *known;
 		return 0;
 	}
-	reason = choose(p, s, &row);
+	reason = choose(p);
 	if (reason)
 		return reason;
-	row.last = bpf_jiffies64();
-	*to = row;
-	return bpf_map_update_elem(&service_flows, &space->service_key, &row, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
+	space->to.last = bpf_jiffies64();
+	return bpf_map_update_elem(&service_flows, &space->service_key, &space->to, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
 }
 
-/* If p is for a service: gives it a backend, in the packet, in p and in key. */
-__global int translate(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+/* Gives p a backend of the service in scratch, in the packet, in p and in key. */
+__global int translate_to(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	struct service_key vip = {};
-	struct service_flow to = {};
-	struct service *known, s;
+	struct scratch *space = scratch();
 	struct addr self;
 	int reason;
 
-	if (!p || !key)
+	if (!p || !key || !space)
 		return REASON_INVALID_PACKET;
-	vip.vip = p->destination;
-	vip.port = p->destination_port;
-	vip.protocol = p->protocol;
-	known = bpf_map_lookup_elem(&services, &vip);
-	if (!known)
-		return 0;
-	s = *known;
-	p->service = s.id;
-	reason = backend_of(p, key, &s, &to);
+	p->service = space->service.id;
+	reason = backend_of(p, key, space);
 	if (reason)
 		return reason;
-	if (addr_equal(&to.addr, &p->source)) {
+	if (addr_equal(&space->to.addr, &p->source)) {
 		hairpin_addr(p, &self);
 		reason = rewrite(skb, p, &self, p->source_port, 0);
 		if (reason)
 			return reason;
 	}
-	reason = rewrite(skb, p, &to.addr, to.port, 1);
+	reason = rewrite(skb, p, &space->to.addr, space->to.port, 1);
 	flow_key_of(p, key);
 	return reason;
+}
+
+/* If p is for a service: gives it a backend. */
+static __always_inline int translate(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	return service_of(p, SCOPE_INTERNAL, 0) ? translate_to(skb, p, key) : 0;
+}
+
+/* If p is for a NodePort of any node: the same. */
+static __always_inline int translate_node_port(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	__u16 port = ntohs(p->destination_port);
+
+	if (!cfg_services || port < cfg_node_port_min || port > cfg_node_port_max)
+		return 0;
+	return service_of(p, SCOPE_INTERNAL, ANY_ADDRESS) ? translate_to(skb, p, key) : 0;
 }
 
 /* A pod answers itself: only its own flow leads there. */

@@ -22,6 +22,7 @@ func settings() map[string]config {
 			"routed":       {abi.ConfigMasquerade4: uint8(0), abi.ConfigMasquerade6: uint8(0)},
 			"no events":    {abi.ConfigEventLevel: uint8(0)},
 			"every packet": {abi.ConfigEventLevel: uint8(2)},
+			"all services": {abi.ConfigServices: uint8(1)},
 		} {
 			cfg := masquerading()
 			for k, v := range c {

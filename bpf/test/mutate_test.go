@@ -69,12 +69,12 @@ func arpFrom(p pod, operation byte, target string) []byte {
 }
 
 var (
-	etherTypes = []uint16{0x0800, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x88cc, 0x8847, 0x0000, 0x05dc}
-	protocols  = []byte{0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 136, 255}
+	etherTypes  = []uint16{0x0800, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x88cc, 0x8847, 0x0000, 0x05dc}
+	nextHeaders = []byte{0, 1, 2, 4, 6, 17, 41, 43, 44, 47, 50, 51, 58, 59, 60, 132, 135, 136, 255}
 )
 
 // mutate applies operations of three bytes: what, where, with what. Most places
-// are in the headers, where it matters.
+// are in the nextHeaders, where it matters.
 func mutate(packet, operations []byte) []byte {
 	b := append([]byte(nil), packet...)
 	for ; len(operations) >= 3; operations = operations[3:] {
@@ -109,11 +109,11 @@ func mutate(packet, operations []byte) []byte {
 			if v6 {
 				at = 20
 			}
-			b[at] = protocols[int(with)%len(protocols)]
+			b[at] = nextHeaders[int(with)%len(nextHeaders)]
 		case 9: // an extension header, or eight bytes of IPv4 options
 			header := []byte{b[20], with % 4, byte(where), with, 0, 0, 0, 1}
 			if v6 {
-				b[20] = protocols[where%len(protocols)]
+				b[20] = nextHeaders[where%len(nextHeaders)]
 				b = append(b[:54:54], append(header, b[54:]...)...)
 			} else if b[14]&15 < 14 {
 				b[14] += 2

@@ -93,13 +93,15 @@ type config map[string]any
 
 type node struct {
 	testing.TB
-	maps  map[string]*ebpf.Map
-	progs map[string]*ebpf.Program
-	ring  *ringbuf.Reader
-	bank  *ebpf.Map
-	cfg   config
-	first uint32 // next free backend
-	spy   bool
+	maps     map[string]*ebpf.Map
+	progs    map[string]*ebpf.Program
+	ring     *ringbuf.Reader
+	bank     *ebpf.Map
+	cfg      config
+	first    uint32 // next free backend
+	services uint32 // made by serve
+	spy      bool
+	adapt    func(map[string]*ebpf.MapSpec) // of specs to maps that others made. Optional
 }
 
 var loaders = map[string]func() (*ebpf.CollectionSpec, error){
@@ -171,6 +173,9 @@ func (n *node) spec(object string) *ebpf.CollectionSpec {
 				n.Fatalf("set %s: %v", k, err)
 			}
 		}
+	}
+	if n.adapt != nil {
+		n.adapt(spec.Maps)
 	}
 	for m, size := range small {
 		if spec.Maps[m] != nil {

@@ -18,12 +18,13 @@ func (n *node) addService(vip string, vport uint16, protocol uint8, port uint16,
 	n.Helper()
 	first := n.first
 	for _, a := range addrs {
-		n.put(abi.MapBackends, n.first, abi.Backend{Addr: mapped(a), Port: ports(port), ID: n.first + 1})
+		n.put(abi.MapBackends, n.first+1, abi.Backend{Addr: mapped(a), Port: ports(port), Protocol: protocol, Flags: abi.BackendUsed})
+		n.put(abi.MapServiceSlots, n.first, abi.ServiceSlot{Backend: n.first + 1})
 		n.first++
 	}
 	n.put(abi.MapServiceVIPs, uint32(serviceID), abi.ServiceVIP{VIP: mapped(vip), Port: ports(vport), Protocol: protocol})
 	n.put(abi.MapServices, abi.ServiceKey{VIP: mapped(vip), Port: ports(vport), Protocol: protocol},
-		abi.Service{First: first, Count: uint32(len(addrs)), ID: serviceID, Flags: abi.ServiceClusterIP})
+		abi.Service{First: first, Count: uint32(len(addrs)), ID: serviceID, Kind: abi.ServiceClusterIP})
 }
 
 func toService(six bool, flags string) message {
@@ -144,10 +145,28 @@ func TestAPodReachesItselfThroughItsService(t *testing.T) {
 	}
 }
 
-func TestAServiceWithoutBackendsDrops(t *testing.T) {
-	a := newNodeA(t, nil)
-	a.addService(vip4, 80, 6, 8080)
-	expect(t, "SYN", a.run("from_pod", toService(false, "S").bytes(t), from{device: devPod1}), actShot, abi.ReasonNoServiceBackend)
+func TestAServiceWithoutBackendsAnswers(t *testing.T) {
+	for _, f := range families {
+		a := newNodeA(t, nil)
+		m := toService(f.six, "S")
+		a.addService(m.dst, 80, 6, 8080)
+		r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+		expect(t, "SYN", r, actRedirect, abi.ReasonNoServiceBackend)
+		checkSums(t, r.out)
+		if d := decode(t, r.out); r.spy.Ifindex != deviceIndex[devPod1] || d.src != m.dst || d.dst != m.src || d.dstMAC != decode(t, m.bytes(t)).srcMAC {
+			t.Errorf("%s: answer of %s to %s", f.name, d.src, d.dst)
+		}
+		if in := innerOf(t, r.out); in.dport != 80 || in.dst != m.dst {
+			t.Errorf("%s: answer about %s:%d", f.name, in.dst, in.dport)
+		}
+		in := a.run("to_pod", r.out, from{device: devPod1, mark: r.mark})
+		if expect(t, "to_pod", in, actOK, 0); in.mark != 0 {
+			t.Errorf("mark %x enters the pod", in.mark)
+		}
+		a = newNodeA(t, config{abi.ConfigReject: uint8(0)})
+		a.addService(m.dst, 80, 6, 8080)
+		expect(t, "without answer", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonNoServiceBackend)
+	}
 }
 
 // A connection that was translated at its socket has the same tuple as one that

@@ -97,8 +97,14 @@ const (
 
 // enum nat_direction.
 const (
-	NATOut = 0
-	NATIn  = 1
+	NATOut  = 0
+	NATIn   = 1
+	NATHost = 2
+)
+
+// enum nat_flag.
+const (
+	NATAnyPort = 1
 )
 
 // enum node_limit.
@@ -187,6 +193,7 @@ const (
 	ReasonIsClusterIP          = 174
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
+	ReasonNotInSourceRange     = 177
 	ReasonPolicyDeniedExplicit = 181
 	ReasonTtlExceeded          = 196
 	ReasonEndpointNotReady     = 203
@@ -197,45 +204,87 @@ const (
 	ReasonFlowNowRedirected    = 212
 )
 
+// enum service_scope.
+const (
+	ScopeInternal = 0
+	ScopeExternal = 1
+)
+
 // enum service_flag.
 const (
-	ServiceClusterIP = 1
+	ServiceRest        = 1
+	ServiceLocal       = 2
+	ServiceDSR         = 4
+	ServiceSourceAllow = 8
+	ServiceSourceDeny  = 16
+	ServiceSkipped     = 32
+)
+
+// enum service_kind.
+const (
+	ServiceClusterIP     = 0
+	ServiceNodePort      = 1
+	ServiceExternalIP    = 2
+	ServiceLoadBalancer  = 3
+	ServiceHostPort      = 4
+	ServiceLocalRedirect = 5
+)
+
+// enum backend_flag.
+const (
+	BackendUsed        = 1
+	BackendTerminating = 2
+)
+
+// enum maglev_limit.
+const (
+	MaglevWidth = 16
 )
 
 // Names of the maps, as in the objects and in bpffs.
 const (
-	MapBackends      = "backends"
-	MapClasses       = "classes"
-	MapEndpointAddrs = "endpoint_addrs"
-	MapEndpoints     = "endpoints"
-	MapEventSequence = "event_sequence"
-	MapEvents        = "events"
-	MapFlows         = "flows"
-	MapFragments     = "fragments"
-	MapIdentityPeer  = "identity_peer"
-	MapIpcache       = "ipcache"
-	MapMetrics       = "metrics"
-	MapNAT           = "nat"
-	MapNodeAddrs     = "node_addrs"
-	MapNodes         = "nodes"
-	MapPeers         = "peers"
-	MapPolicyGens    = "policy_gens"
-	MapServiceFlows  = "service_flows"
-	MapServiceVIPs   = "service_vips"
-	MapServices      = "services"
-	MapSets          = "sets"
-	MapSocketPeers   = "socket_peers"
-	MapSocketRows    = "socket_rows"
-	MapSocketVIPs    = "socket_vips"
+	MapAffinities       = "affinities"
+	MapAffinityBackends = "affinity_backends"
+	MapBackends         = "backends"
+	MapClasses          = "classes"
+	MapEndpointAddrs    = "endpoint_addrs"
+	MapEndpoints        = "endpoints"
+	MapEventSequence    = "event_sequence"
+	MapEvents           = "events"
+	MapFlows            = "flows"
+	MapFragments        = "fragments"
+	MapIdentityPeer     = "identity_peer"
+	MapIpcache          = "ipcache"
+	MapMaglevRows       = "maglev_rows"
+	MapMetrics          = "metrics"
+	MapNAT              = "nat"
+	MapNodeAddrs        = "node_addrs"
+	MapNodes            = "nodes"
+	MapPeers            = "peers"
+	MapPolicyGens       = "policy_gens"
+	MapServiceFlows     = "service_flows"
+	MapServiceSkips     = "service_skips"
+	MapServiceSlots     = "service_slots"
+	MapServiceVIPs      = "service_vips"
+	MapServices         = "services"
+	MapSets             = "sets"
+	MapSocketPeers      = "socket_peers"
+	MapSocketRows       = "socket_rows"
+	MapSocketVIPs       = "socket_vips"
+	MapSourceRanges     = "source_ranges"
 )
 
 // Names of the settings in .rodata.
 const (
+	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostNetns       = "cfg_host_netns"
+	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"
 	ConfigIPv4            = "cfg_ipv4"
 	ConfigIPv6            = "cfg_ipv6"
+	ConfigMaglevSeed      = "cfg_maglev_seed"
 	ConfigMasquerade4     = "cfg_masquerade4"
 	ConfigMasquerade6     = "cfg_masquerade6"
 	ConfigMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -244,7 +293,11 @@ const (
 	ConfigNATPortMax      = "cfg_nat_port_max"
 	ConfigNATPortMin      = "cfg_nat_port_min"
 	ConfigNodeIndex       = "cfg_node_index"
+	ConfigNodePortMax     = "cfg_node_port_max"
+	ConfigNodePortMin     = "cfg_node_port_min"
 	ConfigOverlayIfindex  = "cfg_overlay_ifindex"
+	ConfigReject          = "cfg_reject"
+	ConfigServices        = "cfg_services"
 	ConfigTunnel          = "cfg_tunnel"
 	ConfigTunnelPort      = "cfg_tunnel_port"
 	ConfigUplinkIfindex   = "cfg_uplink_ifindex"

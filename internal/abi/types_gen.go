@@ -30,7 +30,7 @@ type Endpoint struct {
 	IP6         Addr
 }
 
-// Event is struct event, 96 bytes.
+// Event is struct event, 104 bytes.
 type Event struct {
 	_                   structs.HostLayout
 	Time                uint64
@@ -55,10 +55,12 @@ type Event struct {
 	Set                 uint16
 	Row                 uint16
 	CPU                 uint16
-	Service             uint16
+	Pad                 uint16
 	Ifindex             uint32
 	Length              uint32
 	Generation          uint32
+	Service             uint32
+	Pad2                uint32
 }
 
 // FlowKey is struct flow_key, 40 bytes.
@@ -83,8 +85,7 @@ type Flow struct {
 	Flags       uint16
 	TCP         [2]uint8
 	ProxyPort   uint16
-	Service     uint16
-	Pad         uint16
+	Service     uint32
 	Identity    [2]uint32
 	Incarnation [2]uint32
 	Packets     [2]uint32
@@ -147,7 +148,7 @@ type NATKey struct {
 	Pad        uint16
 }
 
-// NATEntry is struct nat_entry, 32 bytes.
+// NATEntry is struct nat_entry, 40 bytes.
 type NATEntry struct {
 	_           structs.HostLayout
 	Addr        Addr
@@ -155,7 +156,11 @@ type NATEntry struct {
 	Endpoint    uint16
 	Incarnation uint32
 	Last        uint32
-	Pad         uint32
+	Service     uint32
+	TCP         uint8
+	Flags       uint8
+	Pad         uint16
+	Pad2        uint32
 }
 
 // Node is struct node, 24 bytes.
@@ -209,23 +214,41 @@ type ServiceKey struct {
 	Pad      uint32
 }
 
-// Service is struct service, 16 bytes.
+// Service is struct service, 28 bytes.
 type Service struct {
-	_        structs.HostLayout
-	First    uint32
-	Count    uint32
-	Affinity uint32
-	ID       uint16
-	Flags    uint16
+	_          structs.HostLayout
+	ID         uint32
+	First      uint32
+	Count      uint32
+	Affinity   uint32
+	Maglev     uint32
+	MaglevSize uint32
+	Flags      uint16
+	Kind       uint8
+	Pad        uint8
+}
+
+// ServiceSlot is struct service_slot, 8 bytes.
+type ServiceSlot struct {
+	_       structs.HostLayout
+	Backend uint32
+	Pad     uint32
 }
 
 // Backend is struct backend, 24 bytes.
 type Backend struct {
-	_     structs.HostLayout
-	Addr  Addr
-	Port  uint16
-	Flags uint16
-	ID    uint32
+	_        structs.HostLayout
+	Addr     Addr
+	Port     uint16
+	Protocol uint8
+	Flags    uint8
+	Pad      uint32
+}
+
+// MaglevRow is struct maglev_row, 64 bytes.
+type MaglevRow struct {
+	_       structs.HostLayout
+	Backend [16]uint32
 }
 
 // ServiceVIP is struct service_vip, 24 bytes.
@@ -238,13 +261,58 @@ type ServiceVIP struct {
 	Pad2     uint32
 }
 
-// ServiceFlow is struct service_flow, 24 bytes.
-type ServiceFlow struct {
+// AffinityKey is struct affinity_key, 24 bytes.
+type AffinityKey struct {
+	_        structs.HostLayout
+	Client   Addr
+	Service  uint32
+	IsCookie uint32
+}
+
+// Affinity is struct affinity, 8 bytes.
+type Affinity struct {
 	_       structs.HostLayout
-	Addr    Addr
-	Port    uint16
-	Service uint16
+	Backend uint32
 	Last    uint32
+}
+
+// AffinityBackend is struct affinity_backend, 8 bytes.
+type AffinityBackend struct {
+	_       structs.HostLayout
+	Service uint32
+	Backend uint32
+}
+
+// SourceRange is struct source_range, 24 bytes.
+type SourceRange struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      [16]uint8
+}
+
+// ServiceSkip is struct service_skip, 32 bytes.
+type ServiceSkip struct {
+	_        structs.HostLayout
+	VIP      Addr
+	Netns    uint64
+	Port     uint16
+	Protocol uint8
+	Pad      [5]uint8
+}
+
+// ServiceFlow is struct service_flow, 40 bytes.
+type ServiceFlow struct {
+	_        structs.HostLayout
+	Addr     Addr
+	Port     uint16
+	TCP      uint8
+	Place    uint8
+	Service  uint32
+	Backend  uint32
+	Last     uint32
+	SnatPort uint16
+	Pad2     [3]uint16
 }
 
 // SocketPeer is struct socket_peer, 40 bytes.

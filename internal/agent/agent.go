@@ -172,7 +172,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 		newEngine: a.world.newEngine, past: a.past,
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
-	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, checks: a.checks, dp: a.dp}
+	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, checks: a.checks, dp: a.dp}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
 	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
 	g.Go(func() error { return enforce.Run(ctx) })

@@ -463,7 +463,7 @@ func TestAServiceBecomesAFrontend(t *testing.T) {
 	l.await("the datapath has it", func() bool {
 		l.kernel.mu.Lock()
 		defer l.kernel.mu.Unlock()
-		return len(l.kernel.frontends) == 1 && len(l.kernel.frontends[0].Backends) == 1
+		return slices.ContainsFunc(l.kernel.frontends, func(f service.Frontend) bool { return f.Port == 80 && len(f.Backends) == 1 })
 	})
 	var got []rest.Service
 	if err := l.client.Call(t.Context(), "GET", rest.PathService, nil, &got); err != nil {

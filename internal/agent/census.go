@@ -38,8 +38,8 @@ var (
 	descEnforcement = metric.Gauge(metricPrefix+"policy_endpoint_enforcement_status", "Endpoints by the directions in which policy limits them.", "enforcement")
 	descIdentities  = metric.Gauge(metricPrefix+"identity", "Identities that the agent knows.", "type")
 	descPolicies    = metric.Gauge(metricPrefix+"policy", "Policies that are carried out.")
-	descQuarantined = metric.Gauge("stentor_policy_quarantined", "Policies that are not understood and set aside.")
-	descRevision    = metric.Gauge(metricPrefix+"policy_max_revision", "Highest revision of policy in force at an endpoint.")
+	descRevision    = metric.Gauge(metricPrefix+"policy_max_revision", "Highest revision of policy that the agent carried out.")
+	descQuarantined = metric.Gauge("stentor_policy_quarantined", "Policies that are refused.")
 	descChecks      = metric.Gauge(metricPrefix+"controllers_failing", "Parts of the agent that are not well.")
 	descAddresses   = metric.Gauge(metricPrefix+"ip_addresses", "Addresses in use on this node.", "family")
 	descCapacity    = metric.Gauge(metricPrefix+"ipam_capacity", "Addresses that this node has for pods.", "family")
@@ -60,7 +60,7 @@ var (
 )
 
 var measured = []*metric.Desc{
-	descVersion, descEndpoints, descStates, descEnforcement, descIdentities, descPolicies, descQuarantined, descRevision, descChecks,
+	descVersion, descEndpoints, descStates, descEnforcement, descIdentities, descPolicies, descRevision, descQuarantined, descChecks,
 	descAddresses, descCapacity, descDropCount, descDropBytes, descPassCount, descPassBytes, descMapPressure, descMapCapacity,
 	descMapMemory, descGCRuns, descGCEntries, descGCSeconds, descLost, descNodesAway, descHealthAway, descReach,
 }
@@ -87,12 +87,10 @@ func (c *census) count(tell metric.Tell) error {
 func (c *census) endpoints(tell metric.Tell) {
 	t := c.agent.tables
 	states, enforcement := map[endpoint.State]int{}, map[string]int{"none": 0, "ingress": 0, "egress": 0, "both": 0}
-	revision := uint64(0)
 	all := t.endpoints.Snapshot()
 	for _, e := range all.All() {
 		states[e.State]++
 		enforcement[enforcementName(e)]++
-		revision = max(revision, e.PolicyRevision)
 	}
 	tell(descEndpoints, float64(all.Len()))
 	for s, n := range states {
@@ -101,9 +99,9 @@ func (c *census) endpoints(tell metric.Tell) {
 	for name, n := range enforcement {
 		tell(descEnforcement, float64(n), name)
 	}
-	tell(descRevision, float64(revision))
-	tell(descPolicies, float64(t.policies.Snapshot().Len()))
+	tell(descRevision, float64(c.agent.past.revision()))
 	tell(descQuarantined, float64(c.agent.quarantined()))
+	tell(descPolicies, float64(t.policies.Snapshot().Len()))
 	types := map[string]int{"cluster_local": 0, "node_local": 0, "reserved": len(identity.Reserved())}
 	for id := range c.agent.ids.known() {
 		if kind := identityType(id); kind != "reserved" {

@@ -65,6 +65,7 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectNamespaces(ctx, c.client, raw.Namespaces) })
 	g.Go(func() error { return k8s.ReflectIdentities(ctx, c.client, raw.Identities) })
 	g.Go(func() error { return k8s.ReflectNodes(ctx, c.client, c.node, raw.Nodes) })
+	g.Go(func() error { return k8s.ReflectMachine(ctx, c.client, c.node, raw.Machine) })
 	g.Go(func() error { return k8s.ReflectPolicies(ctx, c.client, c.clusterPolicies, raw.Policies) })
 	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })

@@ -36,7 +36,7 @@ func (c *cniConf) content() ([]byte, error) {
 		"type": "stentor-cni", "socket": c.opts.SocketPath,
 		"log-level": map[bool]string{true: "debug", false: "info"}[c.opts.Debug],
 	}}
-	if c.opts.CNIChaining == ChainingPortmap {
+	if c.opts.CNIChaining == ChainingPortmap && !c.opts.Service.AllKinds { // else host ports are ours
 		plugins = append(plugins, plugin{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}})
 	}
 	list := map[string]any{"cniVersion": "1.0.0", "name": "stentor", "plugins": plugins}

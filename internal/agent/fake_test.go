@@ -361,6 +361,21 @@ func (k *fakeKernel) SetFrontends(list []service.Frontend) error {
 	return nil
 }
 
+func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	gone := map[service.FrontendKey]bool{}
+	for _, id := range remove {
+		gone[id] = true
+	}
+	for _, f := range put {
+		gone[f.ID()] = true
+	}
+	k.frontends = slices.DeleteFunc(k.frontends, func(f service.Frontend) bool { return gone[f.ID()] })
+	k.frontends = append(k.frontends, put...)
+	return nil
+}
+
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {
 		select {

@@ -23,7 +23,7 @@ type Notice struct {
 
 // herald tells the cluster what stays wrong on this node: checks that are not
 // well for a while. What was told is told again only while it lasts, now and
-// then, because events expire. The operator tells of policies that are refused.
+// then, because events expire. Refused policies are the operator's to tell.
 type herald struct {
 	log     *slog.Logger
 	opts    Options
@@ -92,12 +92,11 @@ func (h *herald) check(ctx context.Context, name string, c rest.Check, now time.
 	if reason == "" {
 		return
 	}
-	key := "check " + name
 	if c.State != rest.StateFailure && c.State != rest.StateWarning {
-		if before := h.told[key]; before != nil {
+		if before := h.told[name]; before != nil {
 			text := fmt.Sprintf("well again after %v: %s", now.Sub(before.First).Round(time.Second), c.Msg)
 			if h.send(ctx, Notice{Reason: reason + "Resolved", Message: text, First: now, Count: 1}) {
-				delete(h.told, key)
+				delete(h.told, name)
 			}
 		}
 		return
@@ -110,13 +109,13 @@ func (h *herald) check(ctx context.Context, name string, c rest.Check, now time.
 	if c.Missing != "" {
 		text += "; missing: " + c.Missing
 	}
-	h.tell(ctx, key, reason, text, since, now)
+	h.tell(ctx, name, reason, text, since, now)
 }
 
 // tell sends a warning if it is new, says something else than before, or has
 // lasted so long that the event may have expired.
-func (h *herald) tell(ctx context.Context, key, reason, text string, since, now time.Time) {
-	t := h.told[key]
+func (h *herald) tell(ctx context.Context, name, reason, text string, since, now time.Time) {
+	t := h.told[name]
 	if t == nil {
 		t = &told{Notice: Notice{Warning: true, Reason: reason, First: since}}
 	}
@@ -126,7 +125,7 @@ func (h *herald) tell(ctx context.Context, key, reason, text string, since, now 
 	next := t.Notice
 	next.Message, next.Count = text, t.Count+1
 	if h.send(ctx, next) {
-		h.told[key] = &told{next, now}
+		h.told[name] = &told{next, now}
 	}
 }
 

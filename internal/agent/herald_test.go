@@ -15,17 +15,14 @@ import (
 type court struct {
 	*herald
 	cluster *fakeCluster
-	raw     RawWriters
-	own     derivedWriters
 	checks  *checks
 	clock   time.Time
 }
 
 func newCourt() *court {
 	c := &court{cluster: newFakeCluster(), clock: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}
-	var t *tables
-	t, c.raw, c.own = newTables()
-	c.checks = &checks{writer: c.own.checks, now: func() time.Time { return c.clock }}
+	t, _, own := newTables()
+	c.checks = &checks{writer: own.checks, now: func() time.Time { return c.clock }}
 	c.herald = &herald{log: slog.New(slog.DiscardHandler), opts: Options{NodeName: "n1"}, tables: t, cluster: c.cluster, now: func() time.Time { return c.clock }}
 	return c
 }
@@ -77,20 +74,25 @@ func TestWhatStaysWrongIsToldOnce(t *testing.T) {
 
 func TestNoticesAreLimited(t *testing.T) {
 	c := newCourt()
-	c.checks.fail("health", "it begins", "", "")
-	c.clock = c.clock.Add(heraldGrace)
-	changes := func(n int) (told int) { // each of which would be told alone
-		for i := range n {
-			c.checks.fail("health", fmt.Sprintf("%d of %d nodes are away", i, n), "", "")
-			told += strings.Count(c.after(t, 0), "Warning")
+	c.checks.warn("health", "0", "", "")
+	sent := 0
+	for i := range 100 {
+		c.checks.warn("health", fmt.Sprint(i), "", "")
+		wait := time.Duration(0)
+		if i == 0 {
+			wait = heraldGrace
 		}
-		return told
+		sent += strings.Count(c.after(t, wait), "Warning")
 	}
-	if got := changes(100); got != heraldBurst {
-		t.Errorf("%d at once", got)
+	if sent != heraldBurst {
+		t.Errorf("%d at once", sent)
 	}
-	c.clock = c.clock.Add(5 * time.Minute)
-	if got := changes(101); got != 5 {
-		t.Errorf("%d after five minutes", got)
+	sent = 0
+	for i := range 300 {
+		c.checks.warn("health", fmt.Sprint("again ", i), "", "")
+		sent += strings.Count(c.after(t, time.Second), "Warning")
+	}
+	if sent != 5 {
+		t.Errorf("%d in five minutes", sent)
 	}
 }

@@ -48,7 +48,9 @@ func TestAnUnknownKeyOrABadValueIsOneClearLine(t *testing.T) {
 		{"routing-mode", "carrier-pigeon", `/routing-mode: "carrier-pigeon" is not one of tunnel, native`},
 		{"enable-ipv4", "si", `/enable-ipv4: "si" is neither true nor false`},
 		{"mtu", "9", "mtu: 9 is not within 1280..65535"},
-		{"kube-proxy-replacement", "true", `/kube-proxy-replacement: "true" is not carried out yet, only false`},
+		{"kube-proxy-replacement", "strict", `/kube-proxy-replacement: "strict" is neither true nor false`},
+		{"node-port-range", "40000,30000", `node-port-range: "40000,30000" is not two ports`},
+		{"bpf-lb-maglev-table-size", "1000", "bpf-lb-maglev-table-size: 1000 is not one of"},
 		{"labels", "!(", "labels: label pattern"},
 		{"enable-ipv4", "false", "enable-ipv4 and enable-ipv6 are both false"},
 	} {

@@ -31,6 +31,8 @@ type nodeAgent struct {
 	tables  *tables
 	cluster Cluster
 	checks  *checks
+
+	published string // node.Machine.Says of what was published
 }
 
 // Pace of the node agent.
@@ -206,27 +208,37 @@ func (n *nodeAgent) run(ctx context.Context, p place) error {
 	}
 }
 
-// sleep waits for d, or until the published node is gone or lacks its routers:
-// then somebody has deleted or changed it.
+// sleep waits for d, or until the Node object changes, or the published node is
+// gone or lacks its routers: then somebody has deleted or changed it.
 func (n *nodeAgent) sleep(ctx context.Context, d time.Duration, p place) error {
 	if err := pause(ctx, nodeRetry); err != nil { // never more often than that
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, d-nodeRetry, errSlept)
 	defer cancel()
-	err := n.tables.nodes.Wait(ctx, func(s table.Snapshot[node.Node]) bool {
-		self, ok := s.Get(n.opts.NodeName)
-		return !ok || !slices.Equal(self.Router, p.routers())
-	})
-	if errors.Is(err, errSlept) {
-		return nil
+	for {
+		seen := watch(n.tables.nodes, n.tables.machine)
+		self, ok := n.tables.nodes.Get(n.opts.NodeName)
+		if !ok || !slices.Equal(self.Router, p.routers()) {
+			return nil
+		}
+		if now, ok := n.tables.machine.Get(n.opts.NodeName); ok && now.Says != n.published {
+			return nil
+		}
+		err := waitAny(ctx, seen...)
+		switch {
+		case errors.Is(err, errSlept):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
-	return err
 }
 
 var errSlept = errors.New("time is over")
 
 func (n *nodeAgent) confirm(ctx context.Context, p place) error {
+	seen, _ := n.tables.machine.Get(n.opts.NodeName) // before it is read: a later change wakes again
 	m, err := n.cluster.Machine(ctx)
 	if err != nil {
 		return fmt.Errorf("read the Node object: %w", err)
@@ -234,6 +246,7 @@ func (n *nodeAgent) confirm(ctx context.Context, p place) error {
 	if err := n.publish(ctx, m, p); err != nil {
 		return err
 	}
+	n.published = seen.Says
 	now := n.enabled(m.PodCIDRs)
 	if n.opts.IPAM == IPAMClusterPool {
 		if err := waitSynced(ctx, n.tables.nodes); err != nil {

@@ -127,6 +127,10 @@ func (d inNamespace) SetNodes(rows []NodeRow) error {
 func (d inNamespace) SetFrontends(list []service.Frontend) error {
 	return d.do(func() error { return d.Datapath.SetFrontends(list) })
 }
+
+func (d inNamespace) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	return d.do(func() error { return d.Datapath.ChangeFrontends(put, remove) })
+}
 func (d inNamespace) Run(ctx context.Context) (err error) {
 	<-d.n.Go(func() { err = d.Datapath.Run(ctx) })
 	return err

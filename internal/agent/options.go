@@ -51,6 +51,7 @@ type Options struct {
 	Devices              []string
 	MTU                  int // bytes; 0: found out
 	SocketLB             bool
+	Service              ServiceOptions
 	MonitorAggregation   string
 
 	Flows         bool   // keep and serve flows
@@ -116,6 +117,9 @@ func (o *Options) validate() error {
 		return fmt.Errorf("mtu: %d is not within 1280..65535", o.MTU)
 	}
 	if err := checkMetricsAddr(o.MetricsAddr); err != nil {
+		return err
+	}
+	if err := o.Service.parse(); err != nil {
 		return err
 	}
 	var err error

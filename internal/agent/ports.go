@@ -84,6 +84,7 @@ type Datapath interface {
 	SetNodes(rows []NodeRow) error
 	NodeRows() ([]NodeRow, error)
 	SetFrontends(list []service.Frontend) error
+	ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error
 
 	Events(ctx context.Context, fn func(Event)) error
 	Dump(name string) (headings []string, rows [][]string, err error)

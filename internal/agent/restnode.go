@@ -90,14 +90,17 @@ func (a *Agent) nodeIDs() (any, error) {
 func (a *Agent) serviceList() []rest.Service {
 	out := []rest.Service{}
 	for _, f := range a.tables.frontends.Snapshot().All() {
+		if f.Rest() {
+			continue
+		}
 		namespace, name, _ := strings.Cut(f.Service, "/")
 		spec := &rest.ServiceSpec{
 			ID:              int64(len(out) + 1),
-			FrontendAddress: &rest.FrontendAddress{IP: f.Addr.String(), Port: f.Port, Protocol: strings.ToLower(protocolName(f.Protocol))},
-			Flags:           &rest.ServiceFlags{Type: f.Type, Name: name, Namespace: namespace},
+			FrontendAddress: &rest.FrontendAddress{IP: f.Addr.String(), Port: f.Port, Protocol: strings.ToLower(protocolName(f.Protocol)), Scope: f.Scope.String()},
+			Flags:           &rest.ServiceFlags{Type: string(f.Kind), Name: name, Namespace: namespace},
 		}
 		for _, b := range f.Backends {
-			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: "active"})
+			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: string(b.State)})
 		}
 		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec}})
 	}

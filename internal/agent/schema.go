@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 // Key is one option of the schema.
@@ -51,8 +53,21 @@ var schema = []Key{
 	list("devices", "", "Uplinks, separated by blanks or commas; empty: the devices of the node's addresses.", func(o *Options) *[]string { return &o.Devices }),
 	number("mtu", "0", "MTU of the uplink in bytes; 0: as the device says.", func(o *Options) *int { return &o.MTU }),
 
-	only("kube-proxy-replacement", "false", "Carry out all kinds of Services without kube-proxy. Not yet: only ClusterIP from pods is.", "false"),
-	flag("bpf-lb-sock", "true", "Translate ClusterIP when a socket connects.", func(o *Options) *bool { return &o.SocketLB }),
+	flag("kube-proxy-replacement", "false", "Carry out all kinds of Services, for clients inside and outside; otherwise only ClusterIP for pods, beside kube-proxy.", func(o *Options) *bool { return &o.Service.AllKinds }),
+	flag("bpf-lb-sock", "true", "Translate services when a socket connects.", func(o *Options) *bool { return &o.SocketLB }),
+	flag("bpf-lb-sock-hostns-only", "false", "Translate sockets of the host only; pods' packets are translated on the wire (for meshes and other kernels inside pods).", func(o *Options) *bool { return &o.Service.HostSocketsOnly }),
+	list("nodeport-addresses", "", "Prefixes of the node's addresses on which NodePorts and host ports are served; empty: all of its own.", func(o *Options) *[]string { return &o.Service.nodePortText }),
+	text("node-port-range", "30000,32767", "First and last NodePort; the API server's --service-node-port-range.", func(o *Options) *string { return &o.Service.portRangeText }),
+	flag("node-port-bind-protection", "true", "Refuse to let programs bind to ports of NodePorts.", func(o *Options) *bool { return &o.Service.BindProtection }),
+	choice("bpf-lb-algorithm", "random", "How backends are chosen for connections from outside.", func(o *Options) *string { return &o.Service.Algorithm }, "random", "maglev"),
+	number("bpf-lb-maglev-table-size", "16381", "Positions of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071.", func(o *Options) *int { return &o.Service.MaglevSize }),
+	text("bpf-lb-maglev-hash-seed", service.DefaultMaglevSeed, "Seed of Maglev tables, the same on all nodes.", func(o *Options) *string { return &o.Service.MaglevSeed }),
+	choice("bpf-lb-mode", "snat", "How connections from outside reach backends of other nodes: with this node's address (snat), with the client's (dsr), or TCP so and UDP so (hybrid).", func(o *Options) *string { return &o.Service.Mode }, "snat", "dsr", "hybrid"),
+	flag("bpf-lb-external-clusterip", "false", "Serve ClusterIPs to clients outside, too.", func(o *Options) *bool { return &o.Service.ExternalClusterIP }),
+	flag("bpf-lb-source-range-all-types", "false", "loadBalancerSourceRanges limit NodePorts, too.", func(o *Options) *bool { return &o.Service.RangesForAll }),
+	choice("service-no-backend-response", "reject", "What connections to a service without backends get: an answer (reject) or nothing (drop).", func(o *Options) *string { return &o.Service.NoBackend }, "reject", "drop"),
+	flag("enable-service-topology", "true", "Carry out trafficDistribution and topology hints.", func(o *Options) *bool { return &o.Service.Topology }),
+	text("k8s-service-proxy-name", "", "Value of the label service.kubernetes.io/service-proxy-name of the Services that are carried out; empty: those without it.", func(o *Options) *string { return &o.Service.ProxyName }),
 
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
 	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),

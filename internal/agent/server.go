@@ -76,6 +76,7 @@ func (s *server) handler() http.Handler {
 	handle("GET "+rest.PathPolicy, func(*http.Request) (any, error) { return a.policy() })
 	handle("GET "+rest.PathPolicySelectors, func(*http.Request) (any, error) { return a.policySelectors(false) })
 	handle("GET "+rest.PathPolicySubjectSelectors, func(*http.Request) (any, error) { return a.policySelectors(true) })
+	handle("POST "+rest.PathPolicyValidate, a.policyValidate)
 	handle("POST "+rest.PathPolicyTrace, a.policyTrace)
 	handle("POST "+rest.PathPolicyWhy, a.policyWhy)
 	handle("GET "+rest.PathService, func(*http.Request) (any, error) { return a.serviceList(), nil })

@@ -6,21 +6,31 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/service"
 	"github.com/stentor-net/stentor/internal/table"
 )
 
-// balancer derives frontends from Services and EndpointSlices, and gives them to
-// the datapath.
+// balancer derives frontends and backends from Services, EndpointSlices and the
+// pods of this node, and gives them to the datapath.
 type balancer struct {
 	log       *slog.Logger
 	opts      Options
 	tables    *tables
 	frontends *table.Writer[service.Frontend]
+	backends  *table.Writer[service.Backend]
 	checks    *checks
 	dp        Datapath
+
+	balance *service.Balance
+	at      service.Place
+	whole   bool // the datapath has everything that Balance told before
 }
 
 // Pace of the balancer.
@@ -31,12 +41,30 @@ const (
 
 func (b *balancer) Run(ctx context.Context) error {
 	t := b.tables
-	if err := waitSynced(ctx, t.services, t.slices); err != nil {
+	if err := waitSynced(ctx, t.services, t.slices, t.pods, t.hostAddresses); err != nil {
 		return err
 	}
+	b.balance = service.NewBalance()
+	services, slicesSeen, pods := t.services.Changes(), t.slices.Changes(), t.pods.Changes()
+	defer services.Close()
+	defer slicesSeen.Close()
+	defer pods.Close()
 	for {
-		seen := watch(t.services, t.slices)
-		if err := b.step(); err != nil {
+		place := watch(t.nodes, t.hostAddresses)
+		dirty := map[string]bool{}
+		changedServices, servicesChanged := services.Next()
+		for _, c := range changedServices {
+			dirty[c.Key] = true
+		}
+		changedSlices, slicesChanged := slicesSeen.Next()
+		for _, c := range changedSlices {
+			dirty[c.Row.Namespace+"/"+c.Row.Service] = true
+		}
+		changedPods, podsChanged := pods.Next()
+		for _, c := range changedPods {
+			dirty[podOwner+c.Key] = true
+		}
+		if err := b.step(dirty); err != nil {
 			b.checks.warn("services", err.Error(), "changes of services", "they are given to the datapath again every second")
 			b.log.Warn("services are not carried out", "error", err)
 			if err := pause(ctx, balanceRetry); err != nil {
@@ -47,24 +75,122 @@ func (b *balancer) Run(ctx context.Context) error {
 		if err := pause(ctx, balanceEvery); err != nil {
 			return err
 		}
-		if err := waitAny(ctx, seen...); err != nil {
+		if err := waitAny(ctx, append(place, servicesChanged, slicesChanged, podsChanged)...); err != nil {
 			return err
 		}
 	}
 }
 
-func (b *balancer) step() error {
-	list := service.Frontends(b.tables.services.Snapshot(), b.tables.slices.Snapshot(), b.opts.NodeName)
-	kept := list[:0]
-	for _, f := range list {
-		if f.Addr.Is4() && b.opts.IPv4 || f.Addr.Is6() && b.opts.IPv6 {
-			kept = append(kept, f)
+// podOwner comes before the name of a pod that has host ports.
+const podOwner = "pod/"
+
+// place is what frontends depend on besides objects.
+func (b *balancer) place() service.Place {
+	o := b.opts.Service
+	self := localRow(b.tables)
+	var own []netip.Addr
+	for _, a := range b.tables.hostAddresses.Snapshot().All() {
+		own = append(own, a)
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	served := slices.DeleteFunc(slices.Clone(own), func(a netip.Addr) bool { return slices.Contains(self.Router, a) })
+	return service.Place{
+		Node: b.opts.NodeName, Labels: self.Labels, Zone: self.Labels["topology.kubernetes.io/zone"],
+		Addresses: own, NodePort: o.nodePortAddresses(served), IPv4: b.opts.IPv4, IPv6: b.opts.IPv6,
+		AllKinds: o.AllKinds, Topology: o.Topology, ExternalClusterIP: o.ExternalClusterIP, RangesForAll: o.RangesForAll,
+		ProxyName: o.ProxyName, Algorithm: service.Algorithm(o.Algorithm), Forwarding: o.Mode,
+	}
+}
+
+// step derives what follows from the changed objects, and passes it on.
+func (b *balancer) step(dirty map[string]bool) error {
+	if at := b.place(); !reflect.DeepEqual(at, b.at) {
+		b.at = at
+		for key := range b.tables.services.Snapshot().All() {
+			dirty[key] = true
+		}
+		for key := range b.tables.pods.Snapshot().All() {
+			dirty[podOwner+key] = true
 		}
 	}
-	b.frontends.Replace(kept, service.SameFrontend)
-	if err := b.dp.SetFrontends(kept); err != nil {
+	all := b.tables.slices.Snapshot()
+	for owner := range dirty {
+		b.derive(owner, all)
+	}
+	c := b.balance.Take()
+	if !c.Empty() {
+		b.show(c)
+	}
+	return b.pass(c)
+}
+
+func (b *balancer) derive(owner string, all table.Snapshot[service.Slice]) {
+	var d service.Derived
+	if pod, ok := strings.CutPrefix(owner, podOwner); ok {
+		if p, ok := b.tables.pods.Get(pod); ok && len(p.HostPorts) > 0 {
+			d = service.OfPod(b.withAddresses(p), b.at)
+		}
+	} else if s, ok := b.tables.services.Get(owner); ok {
+		d = service.Of(s, all, b.at)
+	}
+	if was := b.balance.Problems(owner); !slices.Equal(was, d.Problems) {
+		for _, p := range d.Problems {
+			b.log.Warn("something of a service is not carried out", "service", owner, "problem", p)
+		}
+	}
+	b.balance.Set(owner, d)
+}
+
+// withAddresses gives a pod the addresses of its endpoint while its status lacks them.
+func (b *balancer) withAddresses(p endpoint.Pod) endpoint.Pod {
+	for _, e := range b.tables.endpoints.Snapshot().Index("pod", p.Key()) {
+		for _, a := range []netip.Addr{e.IPv4, e.IPv6} {
+			if a.IsValid() && !slices.Contains(p.IPs, a) {
+				p.IPs = append(slices.Clone(p.IPs), a)
+			}
+		}
+	}
+	return p
+}
+
+// show puts the change into the tables that people and other parts read.
+func (b *balancer) show(c service.Change) {
+	b.frontends.Update(func(tx *table.Tx[service.Frontend]) {
+		for _, f := range c.Remove {
+			tx.Delete(f.Key())
+		}
+		for _, f := range c.Put {
+			tx.Upsert(f)
+		}
+	})
+	b.backends.Update(func(tx *table.Tx[service.Backend]) {
+		for _, x := range c.RemoveBackends {
+			tx.Delete(x.Key())
+		}
+		for _, x := range c.PutBackends {
+			tx.Upsert(x)
+		}
+	})
+}
+
+// pass gives the change to the datapath; all frontends the first time and after a failure.
+func (b *balancer) pass(c service.Change) error {
+	var err error
+	if b.whole {
+		var remove []service.FrontendKey
+		for _, f := range c.Remove {
+			remove = append(remove, f.ID())
+		}
+		if len(c.Put)+len(remove) > 0 {
+			err = b.dp.ChangeFrontends(c.Put, remove)
+		}
+	} else {
+		err = b.dp.SetFrontends(b.balance.All())
+	}
+	b.whole = err == nil
+	if err != nil {
 		return fmt.Errorf("set frontends: %w", err)
 	}
-	b.checks.ok("services", fmt.Sprintf("%d frontends", len(kept)))
+	b.checks.ok("services", fmt.Sprintf("%d frontends, %d backends", b.tables.frontends.Snapshot().Len(), b.tables.backends.Snapshot().Len()))
 	return nil
 }

@@ -35,9 +35,13 @@ func (a *Agent) status(brief bool) rest.StatusResponse {
 	if a.opts.SocketLB {
 		mode = "Partial"
 	}
+	all := a.opts.Service.AllKinds
+	if all {
+		mode = "True"
+	}
 	out.KubeProxyReplacement = &rest.KubeProxyReplacement{
 		Mode: mode, Devices: a.opts.Devices,
-		Features: &rest.KubeProxyReplFeature{SocketLB: &rest.Enabled{Enabled: a.opts.SocketLB}, NodePort: &rest.Enabled{}, HostPort: &rest.Enabled{}},
+		Features: &rest.KubeProxyReplFeature{SocketLB: &rest.Enabled{Enabled: a.opts.SocketLB}, NodePort: &rest.Enabled{Enabled: all}, HostPort: &rest.Enabled{Enabled: all}},
 	}
 	out.IPAM = a.ipamStatus()
 	out.Cluster = &rest.ClusterStatus{Self: a.opts.NodeName, Nodes: a.nodeElements(), CiliumHealth: checkStatus(own.Checks, "health")}

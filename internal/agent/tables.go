@@ -24,6 +24,7 @@ type RawWriters struct {
 	Namespaces *table.Writer[identity.Namespace]
 	Identities *table.Writer[identity.Identity]
 	Nodes      *table.Writer[node.Node]
+	Machine    *table.Writer[node.Machine] // the Node object of this node
 	Policies   *table.Writer[policy.Object]
 	Groups     *table.Writer[policy.Group]
 	Services   *table.Writer[service.Service]
@@ -37,6 +38,7 @@ type tables struct {
 	namespaces *table.Table[identity.Namespace]
 	identities *table.Table[identity.Identity]
 	nodes      *table.Table[node.Node]
+	machine    *table.Table[node.Machine]
 	policies   *table.Table[policy.Object]
 	groups     *table.Table[policy.Group]
 	services   *table.Table[service.Service]
@@ -50,6 +52,7 @@ type tables struct {
 	addresses *table.Table[Address]
 	verdicts  *table.Table[policy.ObjectStatus]
 	frontends *table.Table[service.Frontend]
+	backends  *table.Table[service.Backend]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
 }
@@ -63,6 +66,7 @@ type derivedWriters struct {
 	addresses *table.Writer[Address]
 	verdicts  *table.Writer[policy.ObjectStatus]
 	frontends *table.Writer[service.Frontend]
+	backends  *table.Writer[service.Backend]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
 }
@@ -75,6 +79,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.namespaces, raw.Namespaces = identity.NewNamespaceTable()
 	t.identities, raw.Identities = identity.NewTable()
 	t.nodes, raw.Nodes = node.NewTable()
+	t.machine, raw.Machine = node.NewMachineTable()
 	t.policies, raw.Policies = policy.NewTable()
 	t.groups, raw.Groups = policy.NewGroupTable()
 	t.services, raw.Services = service.NewServiceTable()
@@ -85,6 +90,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.hostAddresses, own.hostAddresses = newHostAddressTable()
 	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
+	t.backends, own.backends = service.NewBackendTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
 		Key:  func(s policy.ObjectStatus) string { return s.Key },
@@ -139,8 +145,8 @@ type anyTable interface {
 // all lists every table, by name.
 func (t *tables) all() []anyTable {
 	list := []anyTable{
-		t.pods, t.namespaces, t.identities, t.nodes, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.frontends, t.health, t.checks,
+		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
+		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {

@@ -43,6 +43,27 @@ func (a *Agent) policyTrace(r *http.Request) (any, error) {
 	return out, nil
 }
 
+// policyValidate answers POST /v1/policy/validate.
+func (a *Agent) policyValidate(r *http.Request) (any, error) {
+	var q rest.ValidateRequest
+	if err := readBody(r, &q); err != nil {
+		return nil, err
+	}
+	x := a.past.current()
+	if x == nil {
+		return nil, errNoPolicyYet
+	}
+	out := []rest.ObjectFit{}
+	for _, text := range q.Manifests {
+		m, err := trace.ReadManifest([]byte(text))
+		if err != nil {
+			return nil, httpError{http.StatusBadRequest, err.Error()}
+		}
+		out = append(out, trace.Fit(x, m.Policies)...)
+	}
+	return out, nil
+}
+
 func readBody(r *http.Request, into any) error {
 	text, err := io.ReadAll(io.LimitReader(r.Body, maxTraceRequest+1))
 	if err == nil && len(text) > maxTraceRequest {

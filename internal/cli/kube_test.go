@@ -133,6 +133,11 @@ func fakeAgent(t interface {
 		note(&mu, dir, "patched", body)
 		serveFile(w, filepath.Join(dir, "v1/patch.json"), nil)
 	})
+	mux.HandleFunc("POST /v1/policy/{call}", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		note(&mu, dir, "posted", body)
+		serveFile(w, filepath.Join(dir, r.URL.Path+".json"), nil)
+	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
 			note(&mu, dir, "queries", []byte(r.URL.RawQuery))

@@ -45,7 +45,7 @@ func Reference(w io.Writer, root *cobra.Command) {
 
 Standard output carries data, standard error talk. Exit codes: %d all is well, %d it is
 not, %d the command line is wrong. Colours appear on a terminal only, and never when
-NO_COLOR is set. Linked as cilium or cilium-dbg, the program answers to that name.
+NO_COLOR is set. Linked as cilium, cilium-dbg or hubble, the program answers to that name.
 
 Every command has these flags:
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -70,14 +71,14 @@ func Main(name string, args []string) int {
 	return command.ExitCode(err)
 }
 
-// program is the name by which the CLI speaks of itself: those who know it as
-// cilium or cilium-dbg may link it under that name.
+// program is the name by which the CLI speaks of itself: those who know its
+// commands by another name may link it under that, as the image does.
 func program(name string) string {
 	switch base := filepath.Base(name); base {
-	case "cilium", "cilium-dbg":
+	case "cilium", "cilium-dbg", "hubble":
 		return base
 	}
-	return "stentor"
+	return own
 }
 
 // explain says what went wrong and, where it helps, what to do.
@@ -154,8 +155,27 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 	root.SetCompletionCommandGroupID("run")
 	completion(root)
 	usageErrors(root)
+	speakAs(f.Program, root)
 	return root
 }
+
+// speakAs writes the name that was typed into what the help says.
+func speakAs(program string, cmd *cobra.Command) {
+	if program == own {
+		return
+	}
+	for _, text := range []*string{&cmd.Example, &cmd.Long} {
+		*text = ownName.ReplaceAllString(*text, "${1}"+program+" ")
+	}
+	for _, sub := range cmd.Commands() {
+		speakAs(program, sub)
+	}
+}
+
+// own is the name of the program, ownName a call of it in a text.
+const own = "stentor"
+
+var ownName = regexp.MustCompile("(?m)(^  |`)" + own + " ")
 
 // completion adds cobra's command now, so that it follows our rules too.
 func completion(root *cobra.Command) {

@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 	run := func(name string) func() {
 		return func() { os.Exit(Main(name, os.Args[1:])) }
 	}
-	testscript.Main(m, map[string]func(){"stentor": run("stentor"), "cilium": run("/usr/bin/cilium")})
+	testscript.Main(m, map[string]func(){"stentor": run("stentor"), "cilium": run("/usr/bin/cilium"),
+		"cilium-dbg": run("/usr/bin/cilium-dbg"), "hubble": run("hubble")})
 }
 
 // TestStories runs the program against agents that serve the files of a story:

@@ -31,9 +31,14 @@ type Config struct {
 	MTU                      int            // of pods; 0: the uplink's minus the overlay's overhead
 	Masquerade4, Masquerade6 bool
 	SocketLB                 bool
-	MonitorAggregation       string // "none": an event per packet; otherwise per connection
-	ProcSys                  string // "": /proc/sys
+	Services                 Services // HostNetNS is found out
+	MaglevSize               int      // positions of a Maglev table; 0: the default
+	MonitorAggregation       string   // "none": an event per packet; otherwise per connection
+	ProcSys                  string   // "": /proc/sys
 }
+
+// Services says what is carried out besides ClusterIP for pods.
+type Services = load.Services
 
 const defaultDir = "/sys/fs/bpf/stentor"
 
@@ -79,6 +84,6 @@ func (c *Config) loadOptions(d link.Devices, hz uint32) load.Options {
 		level = 2
 	}
 	return load.Options{Dir: c.BPFDir, Cgroup: c.CgroupRoot, IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort,
-		NodeIndex: LocalNode, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, SocketLB: c.SocketLB,
+		NodeIndex: LocalNode, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, SocketLB: c.SocketLB, Services: c.Services,
 		EventLevel: level, HZ: hz, Devices: d}
 }

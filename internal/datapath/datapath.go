@@ -69,6 +69,9 @@ func (d *Datapath) start(ctx context.Context, cfg Config) error {
 	if d.tables, err = maps.Open(cfg.BPFDir, specs.Maps()); err != nil {
 		return err
 	}
+	if cfg.MaglevSize > 0 {
+		d.tables.SetMaglev(cfg.MaglevSize, cfg.Services.MaglevSeed)
+	}
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
@@ -126,6 +129,9 @@ func (d *Datapath) load(ctx context.Context, cfg Config, links *link.Node) (*loa
 	}
 	_, hz, err := d.tables.Jiffies()
 	if err != nil {
+		return nil, err
+	}
+	if cfg.Services.HostNetNS, err = link.NetNSCookie(); err != nil {
 		return nil, err
 	}
 	specs, err := load.Parse()

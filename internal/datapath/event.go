@@ -28,7 +28,7 @@ type Event struct {
 	Peer                                             uint32 // that the verdict was looked up for
 	Endpoint                                         uint16 // whose policy decided, or who sent the packet
 	Slot, Set, Row                                   uint16 // where the verdict stands
-	Service                                          uint16
+	Service                                          uint32
 	CPU                                              uint16
 	IfIndex                                          uint32
 	Length                                           uint32        // bytes with the L2 header

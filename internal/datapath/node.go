@@ -3,7 +3,9 @@
 package datapath
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -87,4 +89,40 @@ func (d *Datapath) NodeRows() ([]NodeRow, error) {
 
 // SetFrontends makes the kernel's services exactly those of the list. Numbers of
 // services stay over changes and restarts.
-func (d *Datapath) SetFrontends(list []service.Frontend) error { return d.tables.SetFrontends(list) }
+func (d *Datapath) SetFrontends(list []service.Frontend) error {
+	return d.withRoom(func() error { return d.tables.SetFrontends(list) })
+}
+
+// ChangeFrontends puts frontends and removes others.
+func (d *Datapath) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	return d.withRoom(func() error { return d.tables.ChangeFrontends(put, remove) })
+}
+
+// withRoom repeats a change of services with larger tables while it finds one full.
+func (d *Datapath) withRoom(change func() error) error {
+	for {
+		err := change()
+		var full *maps.FullError
+		if !errors.As(err, &full) {
+			return err
+		}
+		if err := d.grow(full); err != nil {
+			return err
+		}
+	}
+}
+
+// grow replaces a table by a larger one, and the programs by such that use it.
+func (d *Datapath) grow(full *maps.FullError) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.tables.Grow(full.Map, full.Want); err != nil {
+		return err
+	}
+	if err := d.apply(context.Background(), d.cfg); err != nil {
+		d.tables.Shrink()
+		return fmt.Errorf("load programs with a larger %s: %w", full.Map, err)
+	}
+	d.log.Info("table of services is larger now", "map", full.Map, "rows", d.tables.Map(full.Map).MaxEntries())
+	return errors.Join(d.tables.Grown(), d.setRemotes())
+}

@@ -23,9 +23,9 @@ const vipPort = 80
 func frontends(pods ...*pod) (out []service.Frontend) {
 	for family, vip := range vips {
 		for _, protocol := range []uint8{6, 17} {
-			f := service.Frontend{Service: "default/echo", Addr: vip, Port: vipPort, Protocol: protocol, Type: "ClusterIP"}
+			f := service.Frontend{Service: "default/echo", Addr: vip, Port: vipPort, Protocol: protocol, Kind: service.ClusterIP}
 			for _, p := range pods {
-				f.Backends = append(f.Backends, service.Backend{Addr: p.addrs()[family], Port: echoPort})
+				f.Backends = append(f.Backends, service.Backend{Addr: p.addrs()[family], Port: echoPort, Protocol: protocol, State: service.Active})
 			}
 			out = append(out, f)
 		}
@@ -87,6 +87,59 @@ func TestPodsReachServicesOnTheWire(t *testing.T) {
 			t.Errorf("%d frontends, %v; want 4 without backends", len(rows), err)
 		}
 	})
+}
+
+// setFrontends works in the namespace of the node: growth loads programs anew.
+func (n *node) setFrontends(t *testing.T, list []service.Frontend) {
+	t.Helper()
+	n.Do(func() {
+		if err := n.dp.SetFrontends(list); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// More services than the tables begin with: they grow, and a connection that is
+// open meanwhile does not notice.
+func TestTablesOfServicesGrowUnderTraffic(t *testing.T) {
+	nstest.RequireRoot(t)
+	c := newCluster(t, true)
+	client, near := c.nodes[0].pod(), c.nodes[0].pod()
+	echo(t, near.Namespace)
+	dp := c.nodes[0].dp
+	list := frontends(near)
+	c.nodes[0].setFrontends(t, list)
+	before := dp.tables.Map(abi.MapServices).MaxEntries()
+	conn, err := client.Dial("tcp", netip.AddrPortFrom(vips[0], vipPort), nstest.Wait)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for n := range int(before) + 1 {
+		f := list[0]
+		f.Addr = netip.AddrFrom4([4]byte{10, 97, byte(n >> 8), byte(n)})
+		list = append(list, f)
+	}
+	c.nodes[0].setFrontends(t, list)
+	if after := dp.tables.Map(abi.MapServices).MaxEntries(); after <= before {
+		t.Errorf("%d rows after, %d before", after, before)
+	}
+	last := list[len(list)-1].Addr
+	for what := range 2 {
+		if err := nstest.Exchange(conn, 100, nstest.Wait); err != nil {
+			t.Errorf("%d: the open connection: %v", what, err)
+		}
+		for _, to := range []netip.Addr{vips[0], last} {
+			if err := client.Call("tcp", netip.AddrPortFrom(to, vipPort), 100, nstest.Wait); err != nil {
+				t.Errorf("%d: %s: %v\n%s", what, to, err, c.state())
+			}
+		}
+		c.nodes[0].restart() // finds the larger tables
+		dp = c.nodes[0].dp
+	}
+	if after := dp.tables.Map(abi.MapServices).MaxEntries(); after <= before {
+		t.Errorf("%d rows after a restart, %d before", after, before)
+	}
 }
 
 // joinCgroup moves the test into a cgroup of its own, until it ends.

@@ -20,6 +20,13 @@ type Port struct {
 	Protocol uint8  // IANA number
 }
 
+// HostPort is a container port that is served on the node's addresses, too.
+type HostPort struct {
+	Port
+	HostPort uint16     // host byte order
+	HostIP   netip.Addr // on which; invalid or unspecified: on all
+}
+
 // Pod is a Kubernetes pod: a row of the raw table `pods`.
 type Pod struct {
 	Namespace, Name, UID string
@@ -30,6 +37,7 @@ type Pod struct {
 	Annotations          map[string]string // only those that Stentor reads
 	IPs                  []netip.Addr
 	Ports                []Port
+	HostPorts            []HostPort
 	HostNetwork          bool
 	Phase                string // as in status.phase
 	Ready                bool

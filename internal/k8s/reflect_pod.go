@@ -50,6 +50,11 @@ func PodRow(p *corev1.Pod) endpoint.Pod {
 	}
 	for _, c := range podContainers(p) {
 		for _, port := range c.Ports {
+			if port.HostPort != 0 {
+				h := endpoint.HostPort{Port: endpoint.Port{Name: port.Name, Number: uint16(port.ContainerPort), Protocol: protocol(port.Protocol)}, HostPort: uint16(port.HostPort)}
+				h.HostIP, _ = netip.ParseAddr(port.HostIP) // empty or bad: on all
+				row.HostPorts = append(row.HostPorts, h)
+			}
 			if port.Name != "" {
 				row.Ports = append(row.Ports, endpoint.Port{Name: port.Name, Number: uint16(port.ContainerPort), Protocol: protocol(port.Protocol)})
 			}
@@ -93,7 +98,7 @@ func podContainers(p *corev1.Pod) []corev1.Container {
 }
 
 // annotationDomains are those of annotations that Stentor reads.
-var annotationDomains = []string{"cilium.io/", "io.cilium", "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth", "kubernetes.io/config.hash", "stentor.io/"}
+var annotationDomains = []string{"cilium.io/", "io.cilium", "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth", "kubernetes.io/config.hash", "service.kubernetes.io/topology", "stentor.io/"}
 
 func annotations(all map[string]string) map[string]string {
 	var out map[string]string

@@ -35,7 +35,22 @@ func ServiceRow(o *corev1.Service) service.Service {
 		Annotations:     annotations(o.Annotations),
 		Selector:        o.Spec.Selector,
 		InternalLocal:   o.Spec.InternalTrafficPolicy != nil && *o.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		ExternalLocal:   o.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+		HealthCheckPort: uint16(o.Spec.HealthCheckNodePort),
+		SourceRanges:    o.Spec.LoadBalancerSourceRanges,
+		Class:           value(o.Spec.LoadBalancerClass, ""),
+		Distribution:    value(o.Spec.TrafficDistribution, ""),
 		PublishNotReady: o.Spec.PublishNotReadyAddresses,
+	}
+	for _, text := range o.Spec.ExternalIPs {
+		if a, err := netip.ParseAddr(text); err == nil {
+			row.ExternalIPs = append(row.ExternalIPs, a)
+		}
+	}
+	for _, in := range o.Status.LoadBalancer.Ingress {
+		if a, err := netip.ParseAddr(in.IP); err == nil {
+			row.Ingress = append(row.Ingress, service.Ingress{Addr: a, Proxy: value(in.IPMode, corev1.LoadBalancerIPModeVIP) == corev1.LoadBalancerIPModeProxy})
+		}
 	}
 	for _, ip := range o.Spec.ClusterIPs {
 		if ip == corev1.ClusterIPNone {

@@ -29,7 +29,7 @@ func SliceRow(o *discoveryv1.EndpointSlice) (service.Slice, bool) {
 	if owner == "" || o.AddressType == discoveryv1.AddressTypeFQDN {
 		return service.Slice{}, false
 	}
-	row := service.Slice{Namespace: o.Namespace, Name: o.Name, Service: owner}
+	row := service.Slice{Namespace: o.Namespace, Name: o.Name, Service: owner, Weight: o.Annotations[service.AnnotationWeight]}
 	for _, p := range o.Ports {
 		port := service.SlicePort{Protocol: protocol(value(p.Protocol, corev1.ProtocolTCP)), Name: value(p.Name, "")}
 		port.Port = uint16(value(p.Port, 0))
@@ -43,6 +43,14 @@ func SliceRow(o *discoveryv1.EndpointSlice) (service.Slice, bool) {
 			Terminating: value(e.Conditions.Terminating, false),
 			NodeName:    value(e.NodeName, ""),
 			Zone:        value(e.Zone, ""),
+		}
+		if h := e.Hints; h != nil {
+			for _, z := range h.ForZones {
+				endpoint.HintZones = append(endpoint.HintZones, z.Name)
+			}
+			for _, n := range h.ForNodes {
+				endpoint.HintNodes = append(endpoint.HintNodes, n.Name)
+			}
 		}
 		if t := e.TargetRef; t != nil && t.Kind == "Pod" {
 			endpoint.PodNamespace, endpoint.PodName = t.Namespace, t.Name

@@ -227,6 +227,25 @@ func TestANodeRowHoldsWhatOthersNeedToReachIt(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatCountsOfANodeObjectChangesItsRow(t *testing.T) {
+	s := k8stest.New(t)
+	node1 := func(labels, conditions string) {
+		s.Put("api/v1/nodes/n1", fmt.Sprintf(`{"metadata":{"labels":{%s}},"status":{"addresses":[{"type":"InternalIP","address":"172.30.0.11"}],"conditions":[%s]}}`, labels, conditions))
+	}
+	node1(`"zone":"a"`, "")
+	tab, w := node.NewMachineTable()
+	run(t, func(ctx context.Context) error { return k8s.ReflectMachine(ctx, s.Client(), "n1", w) })
+	<-tab.Synced()
+	first, _ := tab.Get("n1")
+	before := tab.Snapshot().Revision()
+	node1(`"zone":"a"`, `{"type":"Ready","status":"True"}`)
+	node1(`"zone":"b"`, `{"type":"Ready","status":"True"}`)
+	until(t, tab, func(x table.Snapshot[node.Machine]) bool { m, _ := x.Get("n1"); return m.Says != first.Says })
+	if got := tab.Snapshot().Revision(); got != before+1 {
+		t.Errorf("%d commits for one change that counts", got-before)
+	}
+}
+
 func TestServicesAndSlicesBecomeRows(t *testing.T) {
 	s := k8stest.New(t)
 	s.Put("api/v1/namespaces/default/services/web", `{"spec":{"type":"ClusterIP","clusterIPs":["10.96.0.1","fd96::1"],"sessionAffinity":"ClientIP",

@@ -50,6 +50,25 @@ func (n Node) Addresses() []netip.Addr {
 	return out
 }
 
+// Machine is the Node object of this agent's own node: a row of the raw table
+// `machine`. It tells only that something in it changed that counts.
+type Machine struct {
+	Name string
+	Says string // equal as long as labels, addresses, ranges and boot are
+}
+
+// NewMachineTable makes the raw table `machine`.
+func NewMachineTable() (*table.Table[Machine], *table.Writer[Machine]) {
+	return table.New(table.Options[Machine]{
+		Name: "machine",
+		Key:  func(m Machine) string { return m.Name },
+		Columns: []table.Column[Machine]{
+			{Name: "NAME", Value: func(m Machine) string { return m.Name }},
+			{Name: "SAYS", Value: func(m Machine) string { return m.Says }},
+		},
+	})
+}
+
 // NewTable makes the table `nodes`.
 func NewTable() (*table.Table[Node], *table.Writer[Node]) {
 	return table.New(table.Options[Node]{

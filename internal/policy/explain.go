@@ -82,6 +82,8 @@ func (v Verdict) Word() string {
 		return "allow"
 	case Redirect:
 		return "redirect"
+	case Audit:
+		return "audit"
 	case pass:
 		return "pass"
 	}

@@ -24,6 +24,8 @@ type facts interface {
 	// portNames are the numbers that pods give to port names, by nameKey.
 	portNames() map[string][]portName
 	known() map[identity.ID]label.Set
+	// podRows are the rows inside a prefix that are pods or ranges of pods.
+	podRows(netip.Prefix) []netip.Prefix
 	references() *References
 }
 
@@ -76,6 +78,21 @@ func (e *Engine) known() map[identity.ID]label.Set {
 	for id, i := range e.ids.byID {
 		if i.known {
 			out[id] = i.labels
+		}
+	}
+	return out
+}
+
+// podFlags are those of rows that are pods or ranges of pods.
+const podFlags = AddressPod | AddressLocalPods | AddressRemotePods
+
+func (e *Engine) podRows(in netip.Prefix) []netip.Prefix {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var out []netip.Prefix
+	for p, a := range e.addr.rows.Inside(in) {
+		if a.Flags&podFlags != 0 {
+			out = append(out, p)
 		}
 	}
 	return out
@@ -158,6 +175,16 @@ func (f *inputFacts) portNames() map[string][]portName {
 func (f *inputFacts) known() map[identity.ID]label.Set {
 	out := identity.Reserved()
 	maps.Copy(out, f.in.Identities)
+	return out
+}
+
+func (f *inputFacts) podRows(in netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for i := range f.in.Addresses {
+		if a := &f.in.Addresses[i]; a.Flags&podFlags != 0 && holds(in, a.Prefix) {
+			out = append(out, a.Prefix)
+		}
+	}
 	return out
 }
 

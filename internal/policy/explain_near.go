@@ -76,6 +76,10 @@ func (x *Explainer) selectorMisses(s *selector, p *peerFacts) []string {
 	}
 	var best []string
 	for _, t := range s.terms {
+		if p.place != placePod && t.has(label.KeyCluster) {
+			best = []string{x.outside(p)} // no label of it would help
+			continue
+		}
 		if m := t.misses(p.labels); best == nil || len(m) < len(best) {
 			best = m
 		}
@@ -88,6 +92,14 @@ func (x *Explainer) nameOf(p *peerFacts) string {
 		return p.addr.String()
 	}
 	return fmt.Sprintf("identity %d", p.identity)
+}
+
+// outside says why a peer is no pod.
+func (x *Explainer) outside(p *peerFacts) string {
+	if p.place == placeNode {
+		return x.nameOf(p) + " is a node, and the rule is for pods"
+	}
+	return x.nameOf(p) + " is outside the cluster, and the rule is for pods"
 }
 
 func (x *Explainer) rangeMisses(s *selector, p *peerFacts) string {

@@ -34,6 +34,7 @@ type pod struct {
 	local                uint16
 	incarnation          uint32
 	named                uint16 // number of its port "web", 0: none
+	audit                bool
 }
 
 // drawn is a cluster that can change.
@@ -44,10 +45,14 @@ type drawn struct {
 	numbers  map[string]identity.ID
 	late     map[identity.ID]bool // labels not known yet
 	ranges   bool                 // addresses of pods lie in a range that is not the world
+	labelled bool                 // nodes have identities by their labels
+	groups   []Group
+	services []Service
 }
 
 func (d draw) cluster() *drawn {
-	c := &drawn{policies: map[string]Object{}, numbers: map[string]identity.ID{}, late: map[identity.ID]bool{}, ranges: d.chance("ranges", 2)}
+	c := &drawn{policies: map[string]Object{}, numbers: map[string]identity.ID{}, late: map[identity.ID]bool{}, ranges: d.chance("ranges", 2), labelled: d.chance("labelled", 2)}
+	d.references(c)
 	for i := range 2 + d.n("pods", 5) {
 		c.pods = append(c.pods, d.pod(i))
 	}
@@ -66,7 +71,38 @@ func (d draw) pod(i int) pod {
 		p.local = uint16(i + 1)
 	}
 	p.named = []uint16{0, 80, 8080}[d.n("named", 2)]
+	if d.chance("init", 8) {
+		p.namespace = "" // its labels are not known yet
+	}
+	p.audit = d.chance("audited", 8)
 	return p
+}
+
+// references draws what policies can name.
+func (d draw) references(c *drawn) {
+	c.groups, c.services = nil, nil
+	for _, name := range []string{"one", "two", "three"} {
+		if d.chance("no "+name, 3) {
+			continue
+		}
+		g := Group{Name: name, Labels: map[string]string{"zone": d.of("zone", "a", "b")}}
+		for range d.n("prefixes", 2) {
+			g.CIDRs = append(g.CIDRs, d.of("cidr", prefixes...))
+		}
+		c.groups = append(c.groups, g)
+	}
+	for _, namespace := range namespaces {
+		s := Service{Namespace: namespace, Name: "web", Labels: map[string]string{"kind": d.of("kind", "x", "y")}}
+		switch d.n("service", 3) {
+		case 0:
+			s.Selector = map[string]string{"app": d.of("app", "web", "db")}
+		case 1:
+			s.Backends = []netip.Addr{netip.MustParseAddr("192.0.2.5"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::5")}[:1+d.n("backends", 2)]
+		case 2:
+			continue
+		}
+		c.services = append(c.services, s)
+	}
 }
 
 // sixth is a pod's IPv6 address.
@@ -87,6 +123,21 @@ func (c *drawn) input() Input {
 		Address{Prefix: netip.MustParsePrefix("172.16.0.1/32"), Identity: identity.Host, Flags: AddressHost},
 		Address{Prefix: netip.MustParsePrefix("172.16.0.2/32"), Identity: identity.RemoteNode, Flags: AddressNode},
 		Address{Prefix: netip.MustParsePrefix("172.16.0.3/32"), Identity: identity.KubeAPIServer, Flags: AddressNode})
+	if c.labelled {
+		set := func(id identity.ID, labels ...string) { in.Identities[id] = label.ParseSet(labels) }
+		set(identity.Host, "reserved:host", "node:zone=a")
+		set(identity.LocalNode+5, "reserved:remote-node", "node:zone=b")
+		set(identity.LocalNode+6, "reserved:remote-node", "reserved:kube-apiserver", "node:zone=a")
+		for i := range in.Addresses {
+			switch in.Addresses[i].Identity {
+			case identity.RemoteNode:
+				in.Addresses[i].Identity = identity.LocalNode + 5
+			case identity.KubeAPIServer:
+				in.Addresses[i].Identity = identity.LocalNode + 6
+			}
+		}
+	}
+	in.References = NewReferences(c.groups, c.services)
 	for _, p := range c.pods {
 		own := map[string]string{"app": p.app}
 		if p.tier != "" {
@@ -94,7 +145,9 @@ func (c *drawn) input() Input {
 		}
 		labels := podLabels(p.namespace, own, map[string]string{"color": p.namespace})
 		id, ok := c.numbers[labels.Key()]
-		if !ok {
+		if p.namespace == "" {
+			id, labels = identity.Init, identity.Reserved()[identity.Init]
+		} else if !ok {
 			id = identity.MinAllocated + identity.ID(len(c.numbers))
 			c.numbers[labels.Key()] = id
 		}
@@ -109,7 +162,7 @@ func (c *drawn) input() Input {
 			ports = []endpoint.Port{{Name: "web", Number: p.named, Protocol: protoTCP}}
 		}
 		if p.local != 0 {
-			in.Subjects = append(in.Subjects, Subject{Endpoint: p.local, Incarnation: p.incarnation, Identity: id, Labels: labels, IPv4: row, IPv6: six, Ports: ports})
+			in.Subjects = append(in.Subjects, Subject{Endpoint: p.local, Incarnation: p.incarnation, Identity: id, Labels: labels, IPv4: row, IPv6: six, Ports: ports, Audit: p.audit})
 		} else if ports != nil {
 			in.Ports[p.addr], in.Ports[sixth(p.addr)] = ports, ports
 		}
@@ -128,13 +181,21 @@ func (d draw) addPolicy(c *drawn) {
 }
 
 func (d draw) policy(name string) Object {
+	o := d.object(name)
+	o.Audit = d.chance("audit", 6)
+	return o
+}
+
+func (d draw) object(name string) Object {
 	namespace := d.of("namespace", namespaces...)
-	switch d.n("kind", 2) {
+	switch d.n("kind", 3) {
 	case 0:
 		return Object{Kind: KindNetworkPolicy, Namespace: namespace, Name: name, Spec: d.networkPolicy()}
 	case 1:
 		r := d.rule()
 		return Object{Kind: KindCiliumNetworkPolicy, Namespace: namespace, Name: name, Spec: &ciliumv2.CiliumNetworkPolicy{Spec: &r}}
+	case 2:
+		return Object{Kind: KindClusterNetworkPolicy, Name: name, Spec: d.clusterPolicy()}
 	}
 	spec := &ciliumv2.CiliumClusterwideNetworkPolicy{}
 	for range 1 + d.n("specs", 1) {
@@ -210,7 +271,13 @@ func (d draw) networkPolicy() *networkingv1.NetworkPolicy {
 }
 
 func (d draw) selector(name string) ciliumv2.Selector {
-	switch d.n(name, 5) {
+	switch d.n(name, 8) {
+	case 6:
+		return ciliumv2.Selector{MatchLabels: map[string]string{"reserved:" + d.of("reserved", "init", "host", "remote-node"): ""}}
+	case 7:
+		return ciliumv2.Selector{MatchLabels: map[string]string{"cidrgroup:zone": d.of("zone", "a", "b")}}
+	case 8:
+		return ciliumv2.Selector{MatchExpressions: []ciliumv2.Requirement{{Key: "k8s:app", Operator: metav1.LabelSelectorOpIn, Values: []string{"web", "db"}}, {Key: "any:tier", Operator: metav1.LabelSelectorOpDoesNotExist}}}
 	case 1:
 		return ciliumv2.Selector{MatchLabels: map[string]string{"app": d.of("app", "web", "db")}}
 	case 2:
@@ -231,10 +298,28 @@ type cnpPeers struct {
 	cidrs     []ciliumv2.CIDR
 	sets      []ciliumv2.CIDRRule
 	entities  []ciliumv2.Entity
+	services  []ciliumv2.Service
+	nodes     []ciliumv2.Selector
 }
 
 func (d draw) cnpPeers() (p cnpPeers) {
-	switch d.n("peers", 6) {
+	switch d.n("peers", 10) {
+	case 6:
+		set := ciliumv2.CIDRRule{CIDRGroupRef: d.of("group", "one", "two", "none")}
+		if d.chance("select", 2) {
+			set = ciliumv2.CIDRRule{CIDRGroupSelector: &ciliumv2.Selector{MatchLabels: map[string]string{"zone": d.of("zone", "a", "b")}}}
+		}
+		if d.chance("but", 2) {
+			set.Except = []ciliumv2.CIDR{ciliumv2.CIDR(d.of("except", prefixes...))}
+		}
+		p.sets = []ciliumv2.CIDRRule{set}
+	case 7, 8:
+		p.services = []ciliumv2.Service{{K8sService: &ciliumv2.K8sService{ServiceName: "web", Namespace: d.of("ns", namespaces...)}}}
+		if d.chance("select", 2) {
+			p.services = []ciliumv2.Service{{K8sServiceSelector: &ciliumv2.K8sServiceSelector{Selector: ciliumv2.Selector{MatchLabels: map[string]string{"kind": d.of("kind", "x", "y")}}, Namespace: d.of("in", "", "red")}}}
+		}
+	case 9:
+		p.nodes = []ciliumv2.Selector{{MatchLabels: map[string]string{"zone": d.of("zone", "a", "b")}}, {MatchExpressions: []ciliumv2.Requirement{{Key: "zone", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"a"}}}}}[:1+d.n("nodes", 1)]
 	case 0:
 		for range 1 + d.n("more", 1) {
 			p.endpoints = append(p.endpoints, d.selector("peer"))
@@ -244,7 +329,7 @@ func (d draw) cnpPeers() (p cnpPeers) {
 	case 2:
 		p.sets = []ciliumv2.CIDRRule{{Cidr: "192.0.2.0/24", Except: []ciliumv2.CIDR{ciliumv2.CIDR(d.of("except", "192.0.2.0/28", "192.0.2.5/32"))}}}
 	case 3:
-		p.entities = []ciliumv2.Entity{ciliumv2.Entity(d.of("entity", "all", "world", "cluster", "host", "remote-node", "kube-apiserver", "none"))}
+		p.entities = []ciliumv2.Entity{ciliumv2.Entity(d.of("entity", "all", "world", "cluster", "host", "remote-node", "kube-apiserver", "none", "init", "health", "ingress", "unmanaged", "cluster-mesh"))}
 	case 4:
 		p.endpoints = []ciliumv2.EndpointSelector{}
 	case 5:
@@ -254,7 +339,10 @@ func (d draw) cnpPeers() (p cnpPeers) {
 }
 
 func (d draw) cnpPorts() (ports []ciliumv2.PortProtocol, icmps []ciliumv2.ICMPRule) {
-	switch d.n("ports", 8) {
+	switch d.n("ports", 9) {
+	case 9:
+		echo, exceeded := intstr.FromString("EchoRequest"), intstr.FromString("TimeExceeded")
+		icmps = []ciliumv2.ICMPRule{{Fields: []ciliumv2.ICMPField{{Type: &echo}, {Type: &exceeded, Family: "IPv6"}}}}
 	case 0:
 		ports = []ciliumv2.PortProtocol{{Port: "80", Protocol: "TCP"}}
 	case 1:
@@ -280,7 +368,7 @@ func (d draw) rule() ciliumv2.Rule {
 	for range d.n("ingress", 2) {
 		p := d.cnpPeers()
 		ports, icmps := d.cnpPorts()
-		in := ciliumv2.IngressRule{IngressPeers: ciliumv2.IngressPeers{FromEndpoints: p.endpoints, FromCIDR: p.cidrs, FromCIDRSet: p.sets, FromEntities: p.entities}, ICMPs: icmps}
+		in := ciliumv2.IngressRule{IngressPeers: ciliumv2.IngressPeers{FromEndpoints: p.endpoints, FromCIDR: p.cidrs, FromCIDRSet: p.sets, FromEntities: p.entities, FromNodes: p.nodes}, ICMPs: icmps}
 		if ports != nil {
 			in.ToPorts = []ciliumv2.PortRule{{Ports: ports}}
 			if d.chance("l7", 5) && ports[0].Protocol == "TCP" {
@@ -292,7 +380,7 @@ func (d draw) rule() ciliumv2.Rule {
 	for range d.n("egress", 2) {
 		p := d.cnpPeers()
 		ports, icmps := d.cnpPorts()
-		out := ciliumv2.EgressRule{EgressPeers: ciliumv2.EgressPeers{ToEndpoints: p.endpoints, ToCIDR: p.cidrs, ToCIDRSet: p.sets, ToEntities: p.entities}, ICMPs: icmps}
+		out := ciliumv2.EgressRule{EgressPeers: ciliumv2.EgressPeers{ToEndpoints: p.endpoints, ToCIDR: p.cidrs, ToCIDRSet: p.sets, ToEntities: p.entities, ToServices: p.services, ToNodes: p.nodes}, ICMPs: icmps}
 		if ports != nil {
 			out.ToPorts = []ciliumv2.PortRule{{Ports: ports}}
 		}
@@ -301,7 +389,7 @@ func (d draw) rule() ciliumv2.Rule {
 	if d.chance("ingressDeny", 3) {
 		p := d.cnpPeers()
 		ports, icmps := d.cnpPorts()
-		in := ciliumv2.IngressDenyRule{IngressPeers: ciliumv2.IngressPeers{FromEndpoints: p.endpoints, FromCIDR: p.cidrs, FromCIDRSet: p.sets, FromEntities: p.entities}, ICMPs: icmps}
+		in := ciliumv2.IngressDenyRule{IngressPeers: ciliumv2.IngressPeers{FromEndpoints: p.endpoints, FromCIDR: p.cidrs, FromCIDRSet: p.sets, FromEntities: p.entities, FromNodes: p.nodes}, ICMPs: icmps}
 		if ports != nil {
 			in.ToPorts = []ciliumv2.PortDenyRule{{Ports: ports}}
 		}
@@ -310,7 +398,7 @@ func (d draw) rule() ciliumv2.Rule {
 	if d.chance("egressDeny", 3) {
 		p := d.cnpPeers()
 		ports, icmps := d.cnpPorts()
-		out := ciliumv2.EgressDenyRule{EgressPeers: ciliumv2.EgressPeers{ToEndpoints: p.endpoints, ToCIDR: p.cidrs, ToCIDRSet: p.sets, ToEntities: p.entities}, ICMPs: icmps}
+		out := ciliumv2.EgressDenyRule{EgressPeers: ciliumv2.EgressPeers{ToEndpoints: p.endpoints, ToCIDR: p.cidrs, ToCIDRSet: p.sets, ToEntities: p.entities, ToServices: p.services, ToNodes: p.nodes}, ICMPs: icmps}
 		if ports != nil {
 			out.ToPorts = []ciliumv2.PortDenyRule{{Ports: ports}}
 		}

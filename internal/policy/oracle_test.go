@@ -107,7 +107,7 @@ func (o *oracle) hits(r *rule, own []endpoint.Port, peer remote, protocol uint8,
 		holders := [][]endpoint.Port{own}
 		if r.direction == Egress {
 			holders = [][]endpoint.Port{peer.ports}
-			if r.looseNames && placeOf(peer.id, peer.labels) != placePod || !peer.known && r.verdict == Deny {
+			if r.looseNames && placeOf(peer.id, peer.labels) != placePod || !peer.known && (r.verdict == Deny || r.verdict == pass) {
 				holders = nil
 				for _, l := range o.in.Ports {
 					holders = append(holders, l)
@@ -128,46 +128,97 @@ func (o *oracle) hits(r *rule, own []endpoint.Port, peer remote, protocol uint8,
 	return false
 }
 
+// heard is a rule that speaks of a connection, or may.
+type heard struct {
+	*rule
+	maybe bool // of a pass: nobody knows
+}
+
 // judge gives the verdict about a connection of an endpoint with an address.
 func (o *oracle) judge(s *Subject, d Direction, addr netip.Addr, protocol uint8, port int) Verdict {
 	peer := o.remote(addr)
 	if o.opts.Enforcement == EnforceNever {
 		return Allow
 	}
-	selected, deny := false, o.opts.Enforcement == EnforceAlways
-	best := -1
-	verdict := Deny
-	consider := func(r *rule, picked bool) {
-		if picked && o.hits(r, s.Ports, peer, protocol, port) && rank(r.verdict) > best {
-			best, verdict = rank(r.verdict), r.verdict
-		}
-	}
+	var selecting []*rule
+	var rules []heard
 	for _, r := range o.rules {
 		if r.direction != d || !r.subject.matches(s.Labels) {
 			continue
 		}
-		selected, deny = true, deny || r.defaultDeny
-		if !peer.known {
-			everybody := slices.ContainsFunc(r.peers, func(p *selector) bool {
-				return p.any || peer.id >= identity.MinAllocated && p.cluster
-			})
-			consider(r, r.verdict == Deny && len(r.peers) > 0 || everybody)
+		selecting = append(selecting, r)
+		if !o.hits(r, s.Ports, peer, protocol, port) {
 			continue
 		}
-		consider(r, slices.ContainsFunc(r.peers, func(p *selector) bool { return o.pick(p, peer) }))
+		if peer.known {
+			if slices.ContainsFunc(r.peers, func(p *selector) bool { return o.pick(p, peer) }) {
+				rules = append(rules, heard{r, false})
+			}
+			continue
+		}
+		everybody := slices.ContainsFunc(r.peers, func(p *selector) bool { return p.any || peer.id >= identity.MinAllocated && p.cluster })
+		named := d == Egress && slices.ContainsFunc(r.ports, func(p portRange) bool { return p.name != "" })
+		switch {
+		case r.verdict == Deny && len(r.peers) > 0 || r.verdict != Deny && r.verdict != pass && everybody:
+			rules = append(rules, heard{r, false})
+		case r.verdict == pass && len(r.peers) > 0:
+			plain := slices.ContainsFunc(r.ports, func(p portRange) bool { return p.name == "" && p.hits(protocol, port) })
+			rules = append(rules, heard{r, !everybody || named && !plain})
+		}
 	}
-	if !selected && o.opts.Enforcement != EnforceAlways {
+	if len(selecting) == 0 && o.opts.Enforcement != EnforceAlways {
 		return Allow
 	}
 	if d == Ingress && o.opts.AllowLocalhost != LocalhostPolicy && peer.known {
 		if _, host := peer.labels.Get(label.SourceReserved, identity.LabelHost); host {
-			consider(localhostRule, true)
+			rules = append(rules, heard{localhostRule, false})
 		}
 	}
-	switch {
-	case best >= 0:
-		return verdict
-	case deny:
+	if v := o.worst(rules, selecting, func(*rule) bool { return false }, false); v != Deny {
+		return v
+	}
+	everything := o.opts.Audit || s.Audit
+	v := o.worst(rules, selecting, func(r *rule) bool { return everything || r.audit }, everything)
+	if v == Allow {
+		return Audit
+	}
+	return v
+}
+
+// worst resolves with every choice of passes that may or may not count: denied
+// if one of them denies.
+func (o *oracle) worst(rules []heard, selecting []*rule, forgiven func(*rule) bool, everything bool) Verdict {
+	for i, h := range rules {
+		if !h.maybe {
+			continue
+		}
+		without := slices.Delete(slices.Clone(rules), i, i+1)
+		if o.worst(without, selecting, forgiven, everything) == Deny {
+			return Deny
+		}
+		with := slices.Clone(rules)
+		with[i].maybe = false
+		return o.worst(with, selecting, forgiven, everything)
+	}
+	isolated := slices.ContainsFunc(selecting, func(r *rule) bool { return r.defaultDeny && !forgiven(r) })
+	for _, tier := range []uint8{tierAdmin, tierNormal, tierBaseline} {
+		var best *rule
+		for _, h := range rules {
+			if h.tier != tier || h.verdict == Deny && forgiven(h.rule) {
+				continue
+			}
+			if best == nil || h.priority < best.priority || h.priority == best.priority && rank(h.verdict) > rank(best.verdict) {
+				best = h.rule
+			}
+		}
+		switch {
+		case best != nil && best.verdict != pass:
+			return best.verdict
+		case best == nil && tier == tierNormal && isolated:
+			return Deny
+		}
+	}
+	if o.opts.Enforcement == EnforceAlways && !everything {
 		return Deny
 	}
 	return Allow

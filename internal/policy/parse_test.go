@@ -80,6 +80,7 @@ func TestWhatIsNotCarriedOutDeniesWhatItWouldAllowAndIsNamed(t *testing.T) {
 		`{"endpointSelector":{},"egress":[{"toGroups":[{"aws":{}}]}]}`:                                                        "spec.egress[0].toGroups",
 		`{"endpointSelector":{},"egress":[{"toNodes":[{}]}]}`:                                                                 "spec.egress[0].toNodes",
 		`{"endpointSelector":{},"ingress":[{"fromNodes":[{}]}]}`:                                                              "spec.ingress[0].fromNodes",
+		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{}],"toPorts":[{"ports":[{"protocol":"VRRP"}]}]}]}`:              "spec.ingress[0].toPorts[0].ports[0].protocol VRRP",
 		`{"endpointSelector":{},"ingress":[{"fromEndpoints":[{}],"authentication":{"mode":"required"}}]}`:                     "spec.ingress[0].authentication",
 		`{"endpointSelector":{},"ingress":[{"toPorts":[{"ports":[{"port":"80"}],"rules":{"http":[{"path":"/"}]}}]}]}`:         "spec.ingress[0].toPorts[0].rules.http",
 		`{"endpointSelector":{},"ingress":[{"toPorts":[{"ports":[{"port":"9092"}],"rules":{"kafka":[{"topic":"a"}]}}]}]}`:     "spec.ingress[0].toPorts[0].rules.kafka",

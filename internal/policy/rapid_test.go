@@ -79,7 +79,16 @@ func localPods(in Input, endpoints []uint16) map[netip.Addr]uint16 {
 // change draws one event.
 func (d draw) change(c *drawn) string {
 	i := d.n("which", len(c.pods)-1)
-	switch d.n("event", 8) {
+	switch d.n("event", 11) {
+	case 8:
+		d.references(c)
+		return "groups and services changed"
+	case 9:
+		c.labelled = !c.labelled
+		return "identities of nodes changed"
+	case 10:
+		c.pods[i].audit = !c.pods[i].audit
+		return "an endpoint's audit switched"
 	case 0, 1:
 		d.addPolicy(c)
 		return "policy written"
@@ -130,6 +139,8 @@ func (d draw) options() Options {
 		AllowLocalhost: d.of("localhost", LocalhostAlways, LocalhostPolicy),
 		CIDRMatchNodes: d.chance("nodes", 3),
 		CIDRMatchPods:  d.chance("pods", 3),
+		NodeLabels:     !d.chance("without node labels", 4),
+		Audit:          d.chance("audit", 10),
 		Carry:          Carry{Proxy: Redirected},
 	}
 }
@@ -138,12 +149,16 @@ func (d draw) options() Options {
 // It fails, too, if the explanation has another verdict or no reason.
 func agree(t *rapid.T, opts Options, in *Input, x *Explainer, kernel *State, after string) {
 	o := newOracle(opts, in)
+	second := &evaluator{opts: o.opts, in: in}
 	for i := range in.Subjects {
 		s := &in.Subjects[i]
 		for _, p := range probes([]uint16{s.Endpoint}) {
 			want, got := o.judge(s, p.d, p.addr, p.protocol, p.port), p.decide(kernel)
 			if got != want {
 				t.Fatalf("after %s: %+v: the oracle says %d, the kernel %v", after, p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
+			}
+			if want, known := second.judge(s, p.d, p.addr, p.protocol, p.port); known && got != want {
+				t.Fatalf("after %s: %+v: by the documents it is %d, the kernel says %v", after, p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
 			}
 			if p.port == 80 {
 				a, err := x.Explain(Question{Endpoint: p.endpoint, Direction: p.d, Peer: p.addr, Protocol: p.protocol, Port: p.port})

@@ -42,12 +42,34 @@ func (p *cnpParser) portRules(s *section, base rule) error {
 		if r.ports, err = ciliumPorts(at, in.Ports); err != nil {
 			return err
 		}
+		p.spoken(at, in.Ports, &r)
 		if err := p.proxied(at, in, &r); err != nil {
 			return err
 		}
 		p.out.add(&r)
 	}
 	return nil
+}
+
+// spoken takes out of what a rule allows the protocols that the datapath drops,
+// whatever policy says.
+func (p *cnpParser) spoken(at string, list []ciliumv2.PortProtocol, r *rule) {
+	known := func(protocol uint8) bool {
+		return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP
+	}
+	for i := range list {
+		number := protocols[ciliumv2.Protocol(strings.ToUpper(string(list[i].Protocol)))]
+		if number == 0 || known(number) {
+			continue
+		}
+		p.out.note("%s.ports[%d].protocol %s", at, i, list[i].Protocol)
+		if r.verdict == Deny {
+			continue
+		}
+		if r.ports = slices.DeleteFunc(r.ports, func(have portRange) bool { return have.protocol == number }); len(r.ports) == 0 {
+			r.peers = nil
+		}
+	}
 }
 
 func ciliumPorts(at string, list []ciliumv2.PortProtocol) ([]portRange, error) {

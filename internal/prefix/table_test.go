@@ -76,3 +76,31 @@ func TestLookupsAgreeWithALookAtEveryRow(t *testing.T) {
 		}
 	}
 }
+
+func FuzzTable(f *testing.F) {
+	f.Add([]byte{10, 0, 0, 0, 8, 10, 1, 0, 0, 16, 10, 1, 2, 3, 32})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var table Table[int]
+		rows := map[netip.Prefix]int{}
+		for i := 0; i+5 <= len(raw); i += 5 {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte(raw[i:i+4])), int(raw[i+4])%33).Masked()
+			if raw[i+4]&0x40 != 0 {
+				table.Delete(p)
+				delete(rows, p)
+			} else {
+				table.Put(p, i)
+				rows[p] = i
+			}
+			probe := netip.AddrFrom4([4]byte(raw[i : i+4]))
+			best := netip.Prefix{}
+			for q := range rows {
+				if q.Contains(probe) && (!best.IsValid() || q.Bits() > best.Bits()) {
+					best = q
+				}
+			}
+			if q, v, ok := table.Lookup(probe); q != best || ok && v != rows[q] || table.Len() != len(rows) {
+				t.Fatalf("%v is in %v (%d rows), got %v %d %t", probe, best, len(rows), q, v, ok)
+			}
+		}
+	})
+}

@@ -4,95 +4,314 @@ package service
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/stentor-net/stentor/internal/table"
 )
 
-// Frontends derives the virtual addresses of all Services with the backends
-// that take new connections on the named node. It depends on the content of
-// the tables alone, not on the order in which it came.
-func Frontends(services table.Snapshot[Service], slicesOf table.Snapshot[Slice], node string) []Frontend {
-	var out []Frontend
-	seen := map[string]bool{}
-	for key, s := range services.All() {
-		if s.Headless || s.Type == "ExternalName" {
+const (
+	protocolTCP = 6
+	protocolUDP = 17
+)
+
+// Derived is what follows from one object.
+type Derived struct {
+	Frontends []Frontend
+	Backends  []Backend
+	Problems  []string // in the object, for people
+}
+
+// Of derives the frontends and backends of one Service on this node. It depends
+// on the content of the tables alone, not on the order in which it came.
+func Of(s Service, all table.Snapshot[Slice], at Place) Derived {
+	d := deriver{service: s, slices: all, at: at, have: map[FrontendKey]bool{}}
+	for _, slice := range all.Index("service", s.Key()) {
+		if slice.Weight != "" && fmt.Sprint(slice.weight()) != slice.Weight {
+			d.problem("EndpointSlice %s: annotation %s: %q is not a number within 0..65535; %d is used", slice.Name, AnnotationWeight, slice.Weight, DefaultWeight)
+		}
+	}
+	served := d.selected()
+	for _, p := range s.Ports {
+		list := candidates(s, p, all)
+		for _, c := range list {
+			d.Backends = append(d.Backends, c.Backend)
+		}
+		if served {
+			d.port(p, list)
+		}
+	}
+	if served {
+		d.rests()
+	}
+	slices.Sort(d.Problems)
+	return d.Derived
+}
+
+type deriver struct {
+	Derived
+	service Service
+	slices  table.Snapshot[Slice]
+	at      Place
+	have    map[FrontendKey]bool
+}
+
+func (d *deriver) problem(format string, args ...any) {
+	d.Problems = append(d.Problems, fmt.Sprintf(format, args...))
+}
+
+// selected tells whether this node carries the Service out at all.
+func (d *deriver) selected() bool {
+	s := d.service
+	if s.Headless || s.Type == "ExternalName" || s.Labels[LabelProxyName] != d.at.ProxyName {
+		return false
+	}
+	if _, ok := s.Labels[labelHeadless]; ok {
+		return false
+	}
+	if text, ok := s.Annotations[AnnotationNodeSelector]; ok {
+		selector, err := labels.Parse(text)
+		if err != nil {
+			d.problem("annotation %s: %v; the Service is served on no node", AnnotationNodeSelector, err)
+			return false
+		}
+		return selector.Matches(labels.Set(d.at.Labels))
+	}
+	if want, ok := s.Annotations[AnnotationNode]; ok {
+		return d.at.Labels[AnnotationNode] == want
+	}
+	return true
+}
+
+// exposed tells whether the Service's annotation leaves a kind.
+func (d *deriver) exposed(k Kind) bool {
+	text, ok := d.service.Annotations[AnnotationType]
+	if !ok {
+		return true
+	}
+	return slices.ContainsFunc(strings.Split(text, ","), func(one string) bool { return strings.TrimSpace(one) == string(k) })
+}
+
+// port adds the frontends of one port of the Service.
+func (d *deriver) port(p Port, list []candidate) {
+	s := d.service
+	everywhere := near(list, d.distribution(), d.at)
+	here := onNode(list, d.at)
+	inside := choice{list: everywhere}
+	if s.InternalLocal {
+		inside = choice{list: here, local: true}
+	}
+	outside := choice{list: everywhere}
+	if s.ExternalLocal {
+		outside = choice{list: here, local: true}
+	}
+	add := func(kind Kind, a netip.Addr, port uint16, scope Scope, c choice) {
+		d.add(p, kind, a, port, scope, c, list, here)
+	}
+	if d.exposed(ClusterIP) {
+		for _, a := range s.ClusterIPs {
+			add(ClusterIP, a, p.Port, Internal, inside)
+			if d.at.ExternalClusterIP && d.at.AllKinds {
+				add(ClusterIP, a, p.Port, External, inside)
+			}
+		}
+	}
+	if !d.at.AllKinds {
+		return
+	}
+	both := func(kind Kind, a netip.Addr, port uint16) {
+		add(kind, a, port, Internal, choice{list: everywhere})
+		add(kind, a, port, External, outside)
+	}
+	if s.Type == string(LoadBalancer) && d.exposed(LoadBalancer) {
+		for _, in := range s.Ingress {
+			if !in.Proxy {
+				both(LoadBalancer, in.Addr, p.Port)
+			}
+		}
+	}
+	if d.exposed(ExternalIP) {
+		for _, a := range s.ExternalIPs {
+			both(ExternalIP, a, p.Port)
+		}
+	}
+	if p.NodePort != 0 && (s.Type == string(NodePort) || s.Type == string(LoadBalancer)) && d.exposed(NodePort) {
+		for _, a := range d.at.NodePort {
+			if d.serves(a) {
+				both(NodePort, a, p.NodePort)
+			}
+		}
+		for _, a := range d.unspecified() {
+			add(NodePort, a, p.NodePort, Internal, choice{list: everywhere})
+		}
+	}
+}
+
+// choice is which endpoints a frontend sends to.
+type choice struct {
+	list  []candidate
+	local bool
+}
+
+func (d *deriver) distribution() string {
+	if !d.at.Topology {
+		return ""
+	}
+	for _, key := range []string{annotationTopology, annotationHints} {
+		if v := strings.ToLower(d.service.Annotations[key]); v == "auto" {
+			return PreferSameZone
+		}
+	}
+	switch v := d.service.Distribution; v {
+	case preferClose:
+		return PreferSameZone
+	case PreferSameZone, PreferSameNode, "":
+		return v
+	default:
+		d.problem("trafficDistribution: %q is not known", v)
+		return ""
+	}
+}
+
+// serves tells whether the Service has the family of an address. One without a
+// ClusterIP has that of its addresses.
+func (d *deriver) serves(a netip.Addr) bool {
+	if len(d.service.ClusterIPs) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(d.service.ClusterIPs, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() })
+}
+
+func (d *deriver) unspecified() (out []netip.Addr) {
+	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if d.serves(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// add adds one frontend, unless its family is not enabled.
+func (d *deriver) add(p Port, kind Kind, a netip.Addr, port uint16, scope Scope, c choice, everywhere, here []candidate) {
+	if a.Is4() && !d.at.IPv4 || a.Is6() && !d.at.IPv6 {
+		return
+	}
+	s := d.service
+	f := Frontend{Addr: a, Port: port, Protocol: p.Protocol, Scope: scope, Kind: kind, Service: s.Key(), PortName: p.Name,
+		Local: c.local, Affinity: s.AffinitySeconds, Algorithm: Random, Forwarding: SNAT,
+		Backends: frontendBackends(c.list, a.Is4())}
+	if d.have[f.ID()] {
+		return
+	}
+	d.have[f.ID()] = true
+	if scope == External {
+		d.external(&f)
+	}
+	if len(f.Takers()) == 0 {
+		f.Why = why(s, p, d.slices, everywhere, here, a.Is4(), c.local)
+	}
+	d.Frontends = append(d.Frontends, f)
+}
+
+// external sets what only matters for clients outside.
+func (d *deriver) external(f *Frontend) {
+	s := d.service
+	f.Algorithm = cmp.Or(d.at.Algorithm, Random)
+	switch v := s.Annotations[AnnotationAlgorithm]; v {
+	case "":
+	case string(Random), string(Maglev):
+		f.Algorithm = Algorithm(v)
+	default:
+		d.once("annotation %s: %q is neither random nor maglev; %s is used", AnnotationAlgorithm, v, f.Algorithm)
+	}
+	mode := cmp.Or(d.at.Forwarding, string(SNAT))
+	switch v := s.Annotations[AnnotationForwarding]; v {
+	case "":
+	case string(SNAT), string(DSR), "hybrid":
+		mode = v
+	default:
+		d.once("annotation %s: %q is none of snat, dsr, hybrid; %s is used", AnnotationForwarding, v, mode)
+	}
+	if mode == string(DSR) || mode == "hybrid" && f.Protocol == protocolTCP {
+		f.Forwarding = DSR
+	}
+	if f.Kind == LoadBalancer && s.ExternalLocal {
+		f.HealthCheck = s.HealthCheckPort
+	}
+	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {
+		d.sources(f)
+	}
+}
+
+func (d *deriver) once(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(d.Problems, text) {
+		d.Problems = append(d.Problems, text)
+	}
+}
+
+// sources sets the clients that are let in. A range that cannot be read lets
+// nobody in, and refuses nobody.
+func (d *deriver) sources(f *Frontend) {
+	if len(d.service.SourceRanges) == 0 {
+		return
+	}
+	switch v := d.service.Annotations[AnnotationRanges]; v {
+	case "", "allow":
+	case "deny":
+		f.SourcesDeny = true
+	default:
+		d.once("annotation %s: %q is neither allow nor deny; allow is used", AnnotationRanges, v)
+	}
+	for _, text := range d.service.SourceRanges {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			d.once("loadBalancerSourceRanges: %q is not a prefix such as 10.0.0.0/8", text)
 			continue
 		}
-		for _, p := range s.Ports {
-			backends := backendsOf(s, p, slicesOf, key, node)
-			for _, ip := range s.ClusterIPs {
-				f := Frontend{
-					Service: key, PortName: p.Name, Addr: ip, Port: p.Port, Protocol: p.Protocol,
-					Type: "ClusterIP", AffinitySeconds: s.AffinitySeconds,
-					Backends: family(backends, ip.Is4()),
-				}
-				// The API server gives an address to one Service; while one
-				// goes and another comes, both may be in the table.
-				if k := f.Key(); !seen[k] {
-					seen[k] = true
-					out = append(out, f)
-				}
-			}
+		if p.Addr().Is4() == f.Addr.Is4() {
+			f.Sources = append(f.Sources, p.Masked())
 		}
 	}
-	return out
+	slices.SortFunc(f.Sources, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	f.Sources = slices.Compact(f.Sources)
+	if len(f.Sources) == 0 && !f.SourcesDeny {
+		// Ranges of the other family only: nobody of this one may come.
+		unspecified := netip.IPv6Unspecified()
+		if f.Addr.Is4() {
+			unspecified = netip.IPv4Unspecified()
+		}
+		f.Sources = []netip.Prefix{netip.PrefixFrom(unspecified, unspecified.BitLen())}
+	}
 }
 
-// backendsOf collects the endpoints of one port of a Service: those that are
-// ready, else those that still serve while they end.
-func backendsOf(s Service, p Port, all table.Snapshot[Slice], key, node string) []Backend {
-	var ready, ending []Backend
-	for _, slice := range all.Index("service", key) {
-		for _, sp := range slice.Ports {
-			if sp.Name != p.Name || sp.Protocol != p.Protocol {
+// rests adds the rows that keep packets for other ports of virtual addresses from
+// being routed on. Addresses of the node are its own.
+func (d *deriver) rests() {
+	scopes := map[netip.Addr]Kind{}
+	var order []netip.Addr
+	for _, f := range d.Frontends {
+		if f.Kind == NodePort || slices.Contains(d.at.Addresses, f.Addr) || f.Addr.IsUnspecified() {
+			continue
+		}
+		if _, ok := scopes[f.Addr]; !ok {
+			order = append(order, f.Addr)
+			scopes[f.Addr] = f.Kind
+		}
+	}
+	for _, a := range order {
+		for _, scope := range []Scope{Internal, External} {
+			if scope == External && !d.at.AllKinds {
 				continue
 			}
-			for _, e := range slice.Endpoints {
-				if s.InternalLocal && e.NodeName != node {
-					continue
-				}
-				switch {
-				case e.Ready:
-					ready = appendBackends(ready, e, sp.Port)
-				case e.Serving && e.Terminating:
-					ending = appendBackends(ending, e, sp.Port)
-				}
-			}
+			d.Frontends = append(d.Frontends, Frontend{Addr: a, Scope: scope, Kind: scopes[a], Service: d.service.Key()})
 		}
 	}
-	if len(ready) == 0 {
-		ready = ending
-	}
-	slices.SortFunc(ready, func(a, b Backend) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
-	})
-	return slices.Compact(ready)
-}
-
-func appendBackends(list []Backend, e SliceEndpoint, port uint16) []Backend {
-	for _, a := range e.Addresses {
-		list = append(list, Backend{Addr: a, Port: port})
-	}
-	return list
-}
-
-func family(all []Backend, four bool) []Backend {
-	var out []Backend
-	for _, b := range all {
-		if b.Addr.Is4() == four {
-			out = append(out, b)
-		}
-	}
-	return out
-}
-
-// SameFrontend tells whether two frontends are equal.
-func SameFrontend(a, b Frontend) bool {
-	backends := slices.Equal(a.Backends, b.Backends)
-	return backends && a.Service == b.Service && a.PortName == b.PortName && a.Type == b.Type &&
-		a.Addr == b.Addr && a.Port == b.Port && a.Protocol == b.Protocol && a.AffinitySeconds == b.AffinitySeconds
 }
 
 // APIServers are the addresses behind the Service of the API server itself.

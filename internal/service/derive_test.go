@@ -25,11 +25,19 @@ func lines(services []Service, all []Slice, node string) []string {
 	et, ew := NewSliceTable()
 	ew.Upsert(all...)
 	ft, fw := NewFrontendTable()
-	fw.Upsert(Frontends(st.Snapshot(), et.Snapshot(), node)...)
+	b := NewBalance()
+	for key, s := range st.Snapshot().All() {
+		b.Set(key, Of(s, et.Snapshot(), Place{Node: node, IPv4: true, IPv6: true}))
+	}
+	for _, f := range b.Take().Put {
+		if !f.Rest() {
+			fw.Upsert(f)
+		}
+	}
 	_, rows := ft.Describe()
 	var out []string
 	for _, r := range rows {
-		out = append(out, strings.Join(r, " "))
+		out = append(out, strings.Join([]string{r[0], r[1], r[2], r[5]}, " "))
 	}
 	return out
 }

@@ -23,6 +23,9 @@ type Service struct {
 	Namespace, Name string
 	Type            string // ClusterIP, NodePort, LoadBalancer, ExternalName
 	ClusterIPs      []netip.Addr
+	ExternalIPs     []netip.Addr
+	Ingress         []Ingress // addresses that a load balancer gave
+	Class           string    // loadBalancerClass; empty: the cluster's default
 	Headless        bool
 	Ports           []Port
 	Labels          map[string]string
@@ -30,7 +33,17 @@ type Service struct {
 	Selector        map[string]string
 	AffinitySeconds uint32 // 0: none
 	InternalLocal   bool   // internalTrafficPolicy: Local
+	ExternalLocal   bool   // externalTrafficPolicy: Local
+	HealthCheckPort uint16 // healthCheckNodePort; 0: none
+	SourceRanges    []string
+	Distribution    string // trafficDistribution
 	PublishNotReady bool
+}
+
+// Ingress is an address of a load balancer in a Service's status.
+type Ingress struct {
+	Addr  netip.Addr
+	Proxy bool // ipMode Proxy: connections to the address go to the load balancer, also those from inside
 }
 
 // Key is namespace/name.
@@ -41,6 +54,7 @@ type SliceEndpoint struct {
 	Addresses                   []netip.Addr
 	Ready, Serving, Terminating bool
 	NodeName, Zone              string
+	HintZones, HintNodes        []string // for whose clients it is meant
 	PodNamespace, PodName       string
 }
 
@@ -55,6 +69,7 @@ type SlicePort struct {
 type Slice struct {
 	Namespace, Name string
 	Service         string // name of the owning Service, same namespace
+	Weight          string // annotation service.cilium.io/weight; empty: DefaultWeight
 	Ports           []SlicePort
 	Endpoints       []SliceEndpoint
 }
@@ -87,66 +102,10 @@ func NewSliceTable() (*table.Table[Slice], *table.Writer[Slice]) {
 	})
 }
 
-// Backend is where a frontend sends a connection.
-type Backend struct {
-	Addr netip.Addr
-	Port uint16
-}
-
-// Frontend is a virtual address with the backends that take its new
-// connections: a row of the table `frontends`.
-type Frontend struct {
-	Service         string // namespace/name
-	PortName        string
-	Addr            netip.Addr
-	Port            uint16
-	Protocol        uint8
-	Type            string // ClusterIP, ...
-	AffinitySeconds uint32
-	Backends        []Backend // sorted by address and port
-}
-
-// Key is address, port and protocol.
-func (f Frontend) Key() string {
-	return netip.AddrPortFrom(f.Addr, f.Port).String() + "/" + protocol(f.Protocol)
-}
-
-// NewFrontendTable makes the table `frontends`.
-func NewFrontendTable() (*table.Table[Frontend], *table.Writer[Frontend]) {
-	return table.New(table.Options[Frontend]{
-		Name: "frontends",
-		Key:  Frontend.Key,
-		Columns: []table.Column[Frontend]{
-			{Name: "FRONTEND", Value: Frontend.Key},
-			{Name: "TYPE", Value: func(f Frontend) string { return f.Type }},
-			{Name: "SERVICE", Value: func(f Frontend) string { return f.Service }},
-			{Name: "BACKENDS", Value: func(f Frontend) string {
-				var out []string
-				for _, b := range f.Backends {
-					out = append(out, netip.AddrPortFrom(b.Addr, b.Port).String())
-				}
-				return strings.Join(out, ",")
-			}},
-		},
-	})
-}
-
 func addrs(list []netip.Addr) string {
 	var out []string
 	for _, a := range list {
 		out = append(out, a.String())
 	}
 	return strings.Join(out, ",")
-}
-
-func protocol(p uint8) string {
-	switch p {
-	case 6:
-		return "TCP"
-	case 17:
-		return "UDP"
-	case 132:
-		return "SCTP"
-	}
-	return "?"
 }

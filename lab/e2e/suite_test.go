@@ -45,7 +45,7 @@ type setup struct {
 }
 
 func TestTunnel(t *testing.T) {
-	s := bringUp(t, "tunnel", "--routing-mode", "tunnel")
+	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
 	s.story(t, "restore", (*setup).restore)
@@ -57,9 +57,15 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "default-deny", (*setup).defaultDeny)
 	s.story(t, "namespace-labels", (*setup).namespaceLabels)
 	s.story(t, "cluster-policy", (*setup).clusterPolicy)
+	s.story(t, "measured", (*setup).measured)
+	s.story(t, "health", (*setup).health)
 	s.story(t, "checks", (*setup).checks)
 	s.story(t, "checks-fail", (*setup).checksFail)
 	s.story(t, "checks-interrupted", (*setup).checksInterrupted)
+	s.story(t, "why", (*setup).why)
+	s.story(t, "quarantine", (*setup).quarantine)
+	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
+	s.story(t, "validation", (*setup).validation)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)

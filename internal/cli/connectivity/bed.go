@@ -70,6 +70,7 @@ type bed struct {
 	image     string
 	hostPort  uint16
 
+	roles     []string // pods to make; nil is all
 	made      []string // namespaces that are ours to remove
 	near, far string   // nodes; far is "" if there is one only
 	families  []int
@@ -141,7 +142,7 @@ func (b *bed) chooseNodes(ctx context.Context, agents []kube.Agent, wanted []str
 func (b *bed) plan() {
 	b.pods = map[string]*pod{}
 	add := func(name, node, role string) {
-		if node != "" {
+		if node != "" && (b.roles == nil || slices.Contains(b.roles, name)) {
 			b.pods[name] = &pod{Name: name, Namespace: b.namespace, Node: node, Role: role, Image: b.image, Port: podPort}
 		}
 	}
@@ -159,7 +160,9 @@ func (b *bed) plan() {
 	add(guardedFar, b.far, "guarded")
 	add(hostNear, b.near, "host")
 	add(hostFar, b.far, "host")
-	b.pods[outsider].Namespace = b.other
+	if p := b.pods[outsider]; p != nil {
+		p.Namespace = b.other
+	}
 	for _, name := range []string{hostNear, hostFar} {
 		if p := b.pods[name]; p != nil {
 			p.Host, p.Port = true, b.hostPort
@@ -184,7 +187,7 @@ func (b *bed) build(ctx context.Context) error {
 	for _, name := range []string{serverNear, serverFar} {
 		if p := b.pods[name]; p != nil {
 			g.Go(func() error {
-				return b.create(ctx, "service", values{"Name": p.Name, "Namespace": p.Namespace, "Port": p.Port, "EchoPort": p.Port + probe.EchoPort})
+				return b.create(ctx, "service", values{"Name": p.Name, "Namespace": p.Namespace, "Port": p.Port, "EchoPort": p.Port + probe.EchoPort, "StreamPort": p.Port + probe.StreamPort})
 			})
 		}
 	}

@@ -20,7 +20,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	group := command.Group(&cobra.Command{
 		Use: "connectivity", Aliases: []string{"conn"},
 		Short: "Try the network of a cluster with pods of its own",
-	}, NewCmdTest(f, nil))
+	}, NewCmdTest(f, nil), NewCmdPerf(f, nil))
 	group.AddCommand(newCmdServe(), newCmdProbe(f))
 	return group
 }

@@ -28,6 +28,8 @@ type BedOptions struct {
 	HostPort  uint16
 	Timeout   time.Duration
 	Keep      bool
+
+	roles []string // pods to make; nil is all
 }
 
 func (o *BedOptions) addTo(cmd *cobra.Command) {
@@ -216,7 +218,7 @@ func onBed(ctx context.Context, o BedOptions, open func() (*kube.Cluster, error)
 	if err != nil {
 		return fmt.Errorf("list the agents: %w", err)
 	}
-	b := &bed{cluster: cluster, say: say, namespace: o.Namespace, other: o.Namespace + "-other", image: o.Image, hostPort: o.HostPort}
+	b := &bed{cluster: cluster, say: say, namespace: o.Namespace, other: o.Namespace + "-other", image: o.Image, hostPort: o.HostPort, roles: o.roles}
 	if b.image == "" {
 		if len(agents) == 0 {
 			return fmt.Errorf("no agent in namespace %s whose image could be used: give --image, or see --namespace", cluster.Namespace())

@@ -24,7 +24,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "policy", Aliases: []string{"policies"},
 		Short: "Show the network policies in force",
-	}, NewCmdGet(f, nil), NewCmdSelectors(f, nil), NewCmdTrace(f, nil), NewCmdWhy(f, nil))
+	}, NewCmdGet(f, nil), NewCmdSelectors(f, nil), NewCmdTrace(f, nil), NewCmdValidate(f, nil), NewCmdWhy(f, nil))
 }
 
 // GetOptions of `policy get`.

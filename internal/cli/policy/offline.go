@@ -11,15 +11,9 @@ import (
 
 // offline judges by what the files hold.
 func offline(cluster string, files []file, q rest.TraceRequest) (rest.TraceResult, error) {
-	var all tracing.Manifest
-	for _, f := range files {
-		m, err := tracing.ReadManifest([]byte(f.text))
-		if err != nil {
-			return rest.TraceResult{}, fmt.Errorf("%s: %w", f.name, err)
-		}
-		all.Policies = append(all.Policies, m.Policies...)
-		all.Pods = append(all.Pods, m.Pods...)
-		all.Namespaces = append(all.Namespaces, m.Namespaces...)
+	all, err := readManifests(files)
+	if err != nil {
+		return rest.TraceResult{}, err
 	}
 	w, fits, err := tracing.FromManifest(cluster, all)
 	if err != nil {
@@ -28,4 +22,21 @@ func offline(cluster string, files []file, q rest.TraceRequest) (rest.TraceResul
 	out, err := w.Trace(q)
 	out.Objects = fits
 	return out, err
+}
+
+// readManifests reads all files as one.
+func readManifests(files []file) (tracing.Manifest, error) {
+	var all tracing.Manifest
+	for _, f := range files {
+		m, err := tracing.ReadManifest([]byte(f.text))
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", f.name, err)
+		}
+		all.Policies = append(all.Policies, m.Policies...)
+		all.Texts = append(all.Texts, m.Texts...)
+		all.Pods = append(all.Pods, m.Pods...)
+		all.Namespaces = append(all.Namespaces, m.Namespaces...)
+		all.Others = append(all.Others, m.Others...)
+	}
+	return all, nil
 }

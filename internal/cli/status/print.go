@@ -14,12 +14,15 @@ import (
 )
 
 // print writes the report for people.
-func (r *Report) print(s command.Streams) error {
+func (r *Report) print(s command.Streams, verbose bool) error {
 	p := &page{s: s}
 	if len(r.Components) == 0 && len(r.Nodes) == 1 && r.Nodes[0].Pod == "" {
 		p.node(r.Nodes[0])
 	} else {
 		p.cluster(r)
+	}
+	if verbose {
+		p.ways(r.Nodes)
 	}
 	p.list(command.Red, "Missing", r.Problems)
 	p.list(command.Yellow, "Warnings", r.Warnings)
@@ -125,6 +128,45 @@ func (p *page) reach(n Node) {
 	p.line("Reach", color, fmt.Sprintf("%d/%d nodes   %d/%d endpoints", a, b, c, d))
 }
 
+// ways lists how each node reaches the others, by all their addresses.
+func (p *page) ways(nodes []Node) {
+	var rows [][]string
+	for _, from := range nodes {
+		for _, to := range from.own().Nodes {
+			direct, endpoint := to.Probes()
+			for _, x := range direct {
+				rows = append(rows, wayCells(from.Name, to.Name, "node", x))
+			}
+			for _, x := range endpoint {
+				rows = append(rows, wayCells(from.Name, to.Name, "pod network", x))
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	p.b.WriteByte('\n')
+	_ = command.PrintCells(&p.b, []string{"FROM", "TO", "BY", "ADDRESS", "TCP", "PING"}, rows) // a builder takes all
+}
+
+func wayCells(from, to, by string, x rest.Probe) []string {
+	ping := ""
+	if x.Ping != nil {
+		ping = outcome(x.Ping.OK, x.Ping.Latency, x.Ping.Error)
+	}
+	return []string{from, to, by, x.IP, outcome(x.OK, x.Latency, x.Error), ping}
+}
+
+func outcome(ok bool, latency int64, text string) string {
+	switch {
+	case ok:
+		return time.Duration(latency).Round(10 * time.Microsecond).String()
+	case text == "":
+		return "not reached"
+	}
+	return text
+}
+
 func (p *page) list(color, name string, problems []Problem) {
 	if len(problems) == 0 {
 		return
@@ -151,15 +193,10 @@ func colorOf(state string) string {
 }
 
 func probe(p rest.Probe) string {
-	switch {
-	case p.IP == "":
+	if p.IP == "" {
 		return ""
-	case p.OK:
-		return p.IP + " " + time.Duration(p.Latency).Round(10*time.Microsecond).String()
-	case p.Error != "":
-		return p.IP + " " + p.Error
 	}
-	return p.IP + " not reached"
+	return p.IP + " " + outcome(p.OK, p.Latency, p.Error)
 }
 
 func states(endpoints map[string]int) string {

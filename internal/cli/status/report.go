@@ -93,20 +93,23 @@ func (r *Report) judge() {
 			if other.Local {
 				continue
 			}
-			for _, p := range []struct {
-				what  string
-				probe rest.Probe
-			}{{"node", other.Node}, {"endpoint", other.Endpoint}} {
-				if p.probe.IP != "" && !p.probe.OK {
-					r.problem(where, fmt.Sprintf("%s %s (%s) is not reached", p.what, other.Name, p.probe.IP), p.probe.Error)
-				}
-			}
+			direct, endpoint := other.Probes()
+			r.judgeWays(where, "node "+other.Name, direct)
+			r.judgeWays(where, "endpoint "+other.Name, endpoint)
 		}
 	}
 	if missing := r.Pods.Total - r.Pods.Managed; missing > 0 {
 		r.problem("pods", fmt.Sprintf("%d of %d pods have no network of ours", missing, r.Pods.Total), few(r.Pods.Unmanaged, 5))
 	}
 	r.OK = len(r.Problems) == 0
+}
+
+func (r *Report) judgeWays(where, to string, ways []rest.Probe) {
+	for _, p := range ways {
+		if p.IP != "" && !p.OK {
+			r.problem(where, fmt.Sprintf("%s (%s) is not reached", to, p.IP), p.Error)
+		}
+	}
 }
 
 func (r *Report) judgeChecks(where string, n Node) {

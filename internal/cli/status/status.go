@@ -23,6 +23,7 @@ type Options struct {
 	Timeout time.Duration // of Wait
 	Every   time.Duration // between two looks
 	Brief   bool
+	Verbose bool
 	Output  command.Output
 }
 
@@ -39,6 +40,7 @@ node's agent in full.
 
 The exit code is 0 only if nothing is missing.`,
 		Example: `  stentor status
+  stentor status --verbose
   stentor status --wait --wait-timeout 2m
   stentor status -o json --kubeconfig ~/.kube/config`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,6 +57,8 @@ The exit code is 0 only if nothing is missing.`,
 	cmd.Flags().BoolVar(&o.Wait, "wait", false, "wait until nothing is missing")
 	cmd.Flags().DurationVar(&o.Timeout, "wait-timeout", 5*time.Minute, "how long to wait")
 	cmd.Flags().BoolVar(&o.Brief, "brief", false, "print one line only")
+	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "list every way from node to node, with its latencies")
+	cmd.MarkFlagsMutuallyExclusive("brief", "verbose")
 	return cmd
 }
 
@@ -91,7 +95,7 @@ func run(ctx context.Context, o *Options) error {
 	case o.Brief:
 		_, err = fmt.Fprintln(o.Out, o.Paint(command.Red, report.summary()))
 	default:
-		err = report.print(o.Streams)
+		err = report.print(o.Streams, o.Verbose)
 	}
 	if err == nil && !report.OK {
 		err = command.ErrSilent

@@ -16,6 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EndpointMapAffinities         = "affinities"
+	EndpointMapAffinityBackends   = "affinity_backends"
 	EndpointMapBackends           = "backends"
 	EndpointMapClasses            = "classes"
 	EndpointMapEndpointAddrs      = "endpoint_addrs"
@@ -26,6 +28,7 @@ const (
 	EndpointMapFragments          = "fragments"
 	EndpointMapIdentityPeer       = "identity_peer"
 	EndpointMapIpcache            = "ipcache"
+	EndpointMapMaglevRows         = "maglev_rows"
 	EndpointMapMetrics            = "metrics"
 	EndpointMapNodeAddrs          = "node_addrs"
 	EndpointMapNodes              = "nodes"
@@ -33,16 +36,23 @@ const (
 	EndpointMapPolicyGens         = "policy_gens"
 	EndpointMapScratchRows        = "scratch_rows"
 	EndpointMapServiceFlows       = "service_flows"
+	EndpointMapServiceSkips       = "service_skips"
+	EndpointMapServiceSlots       = "service_slots"
 	EndpointMapServiceVips        = "service_vips"
 	EndpointMapServices           = "services"
 	EndpointMapSets               = "sets"
+	EndpointMapSourceRanges       = "source_ranges"
 	EndpointProgFromPod           = "from_pod"
 	EndpointProgToPod             = "to_pod"
+	EndpointVarCfgBindProtection  = "cfg_bind_protection"
 	EndpointVarCfgEventLevel      = "cfg_event_level"
 	EndpointVarCfgHostIfindex     = "cfg_host_ifindex"
+	EndpointVarCfgHostNetns       = "cfg_host_netns"
+	EndpointVarCfgHostSockets     = "cfg_host_sockets"
 	EndpointVarCfgHz              = "cfg_hz"
 	EndpointVarCfgIpv4            = "cfg_ipv4"
 	EndpointVarCfgIpv6            = "cfg_ipv6"
+	EndpointVarCfgMaglevSeed      = "cfg_maglev_seed"
 	EndpointVarCfgMasquerade4     = "cfg_masquerade4"
 	EndpointVarCfgMasquerade6     = "cfg_masquerade6"
 	EndpointVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -51,7 +61,11 @@ const (
 	EndpointVarCfgNatPortMax      = "cfg_nat_port_max"
 	EndpointVarCfgNatPortMin      = "cfg_nat_port_min"
 	EndpointVarCfgNodeIndex       = "cfg_node_index"
+	EndpointVarCfgNodePortMax     = "cfg_node_port_max"
+	EndpointVarCfgNodePortMin     = "cfg_node_port_min"
 	EndpointVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	EndpointVarCfgReject          = "cfg_reject"
+	EndpointVarCfgServices        = "cfg_services"
 	EndpointVarCfgTunnel          = "cfg_tunnel"
 	EndpointVarCfgTunnelPort      = "cfg_tunnel_port"
 	EndpointVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -107,37 +121,47 @@ type EndpointProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EndpointMapSpecs struct {
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Classes       *ebpf.MapSpec `ebpf:"classes"`
-	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventSequence *ebpf.MapSpec `ebpf:"event_sequence"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
-	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
-	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
+	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	Peers            *ebpf.MapSpec `ebpf:"peers"`
+	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // EndpointVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EndpointVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -146,7 +170,11 @@ type EndpointVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -172,30 +200,38 @@ func (o *EndpointObjects) Close() error {
 //
 // It can be passed to LoadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EndpointMaps struct {
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Classes       *ebpf.Map `ebpf:"classes"`
-	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventSequence *ebpf.Map `ebpf:"event_sequence"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
-	Ipcache       *ebpf.Map `ebpf:"ipcache"`
-	Metrics       *ebpf.Map `ebpf:"metrics"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Classes          *ebpf.Map `ebpf:"classes"`
+	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
+	Ipcache          *ebpf.Map `ebpf:"ipcache"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	Metrics          *ebpf.Map `ebpf:"metrics"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	Peers            *ebpf.Map `ebpf:"peers"`
+	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *EndpointMaps) Close() error {
 	return _EndpointClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
@@ -206,6 +242,7 @@ func (m *EndpointMaps) Close() error {
 		m.Fragments,
 		m.IdentityPeer,
 		m.Ipcache,
+		m.MaglevRows,
 		m.Metrics,
 		m.NodeAddrs,
 		m.Nodes,
@@ -213,9 +250,12 @@ func (m *EndpointMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.Sets,
+		m.SourceRanges,
 	)
 }
 
@@ -223,11 +263,15 @@ func (m *EndpointMaps) Close() error {
 //
 // It can be passed to LoadEndpointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EndpointVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -236,7 +280,11 @@ type EndpointVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`

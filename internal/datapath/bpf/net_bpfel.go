@@ -16,6 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	NetMapAffinities         = "affinities"
+	NetMapAffinityBackends   = "affinity_backends"
 	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
 	NetMapEndpointAddrs      = "endpoint_addrs"
@@ -24,8 +26,10 @@ const (
 	NetMapEvents             = "events"
 	NetMapFlows              = "flows"
 	NetMapFragments          = "fragments"
+	NetMapHostServes         = "host_serves"
 	NetMapIdentityPeer       = "identity_peer"
 	NetMapIpcache            = "ipcache"
+	NetMapMaglevRows         = "maglev_rows"
 	NetMapMetrics            = "metrics"
 	NetMapNat                = "nat"
 	NetMapNodeAddrs          = "node_addrs"
@@ -34,16 +38,23 @@ const (
 	NetMapPolicyGens         = "policy_gens"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
+	NetMapServiceSkips       = "service_skips"
+	NetMapServiceSlots       = "service_slots"
 	NetMapServiceVips        = "service_vips"
 	NetMapServices           = "services"
 	NetMapSets               = "sets"
+	NetMapSourceRanges       = "source_ranges"
 	NetProgFromNet           = "from_net"
 	NetProgToNet             = "to_net"
+	NetVarCfgBindProtection  = "cfg_bind_protection"
 	NetVarCfgEventLevel      = "cfg_event_level"
 	NetVarCfgHostIfindex     = "cfg_host_ifindex"
+	NetVarCfgHostNetns       = "cfg_host_netns"
+	NetVarCfgHostSockets     = "cfg_host_sockets"
 	NetVarCfgHz              = "cfg_hz"
 	NetVarCfgIpv4            = "cfg_ipv4"
 	NetVarCfgIpv6            = "cfg_ipv6"
+	NetVarCfgMaglevSeed      = "cfg_maglev_seed"
 	NetVarCfgMasquerade4     = "cfg_masquerade4"
 	NetVarCfgMasquerade6     = "cfg_masquerade6"
 	NetVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -52,7 +63,11 @@ const (
 	NetVarCfgNatPortMax      = "cfg_nat_port_max"
 	NetVarCfgNatPortMin      = "cfg_nat_port_min"
 	NetVarCfgNodeIndex       = "cfg_node_index"
+	NetVarCfgNodePortMax     = "cfg_node_port_max"
+	NetVarCfgNodePortMin     = "cfg_node_port_min"
 	NetVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	NetVarCfgReject          = "cfg_reject"
+	NetVarCfgServices        = "cfg_services"
 	NetVarCfgTunnel          = "cfg_tunnel"
 	NetVarCfgTunnelPort      = "cfg_tunnel_port"
 	NetVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -108,38 +123,49 @@ type NetProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetMapSpecs struct {
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Classes       *ebpf.MapSpec `ebpf:"classes"`
-	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventSequence *ebpf.MapSpec `ebpf:"event_sequence"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
-	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
-	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
-	Nat           *ebpf.MapSpec `ebpf:"nat"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	HostServes       *ebpf.MapSpec `ebpf:"host_serves"`
+	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
+	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	Nat              *ebpf.MapSpec `ebpf:"nat"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	Peers            *ebpf.MapSpec `ebpf:"peers"`
+	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // NetVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type NetVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -148,7 +174,11 @@ type NetVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -174,31 +204,40 @@ func (o *NetObjects) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetMaps struct {
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Classes       *ebpf.Map `ebpf:"classes"`
-	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventSequence *ebpf.Map `ebpf:"event_sequence"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
-	Ipcache       *ebpf.Map `ebpf:"ipcache"`
-	Metrics       *ebpf.Map `ebpf:"metrics"`
-	Nat           *ebpf.Map `ebpf:"nat"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Classes          *ebpf.Map `ebpf:"classes"`
+	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	HostServes       *ebpf.Map `ebpf:"host_serves"`
+	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
+	Ipcache          *ebpf.Map `ebpf:"ipcache"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	Metrics          *ebpf.Map `ebpf:"metrics"`
+	Nat              *ebpf.Map `ebpf:"nat"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	Peers            *ebpf.Map `ebpf:"peers"`
+	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *NetMaps) Close() error {
 	return _NetClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
@@ -207,8 +246,10 @@ func (m *NetMaps) Close() error {
 		m.Events,
 		m.Flows,
 		m.Fragments,
+		m.HostServes,
 		m.IdentityPeer,
 		m.Ipcache,
+		m.MaglevRows,
 		m.Metrics,
 		m.Nat,
 		m.NodeAddrs,
@@ -217,9 +258,12 @@ func (m *NetMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.Sets,
+		m.SourceRanges,
 	)
 }
 
@@ -227,11 +271,15 @@ func (m *NetMaps) Close() error {
 //
 // It can be passed to LoadNetObjects or ebpf.CollectionSpec.LoadAndAssign.
 type NetVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -240,7 +288,11 @@ type NetVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`

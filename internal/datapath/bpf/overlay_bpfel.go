@@ -16,6 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	OverlayMapAffinities         = "affinities"
+	OverlayMapAffinityBackends   = "affinity_backends"
 	OverlayMapBackends           = "backends"
 	OverlayMapClasses            = "classes"
 	OverlayMapEndpointAddrs      = "endpoint_addrs"
@@ -26,23 +28,32 @@ const (
 	OverlayMapFragments          = "fragments"
 	OverlayMapIdentityPeer       = "identity_peer"
 	OverlayMapIpcache            = "ipcache"
+	OverlayMapMaglevRows         = "maglev_rows"
 	OverlayMapMetrics            = "metrics"
+	OverlayMapNat                = "nat"
 	OverlayMapNodeAddrs          = "node_addrs"
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
 	OverlayMapPolicyGens         = "policy_gens"
 	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
+	OverlayMapServiceSkips       = "service_skips"
+	OverlayMapServiceSlots       = "service_slots"
 	OverlayMapServiceVips        = "service_vips"
 	OverlayMapServices           = "services"
 	OverlayMapSets               = "sets"
+	OverlayMapSourceRanges       = "source_ranges"
 	OverlayProgFromOverlay       = "from_overlay"
 	OverlayProgToOverlay         = "to_overlay"
+	OverlayVarCfgBindProtection  = "cfg_bind_protection"
 	OverlayVarCfgEventLevel      = "cfg_event_level"
 	OverlayVarCfgHostIfindex     = "cfg_host_ifindex"
+	OverlayVarCfgHostNetns       = "cfg_host_netns"
+	OverlayVarCfgHostSockets     = "cfg_host_sockets"
 	OverlayVarCfgHz              = "cfg_hz"
 	OverlayVarCfgIpv4            = "cfg_ipv4"
 	OverlayVarCfgIpv6            = "cfg_ipv6"
+	OverlayVarCfgMaglevSeed      = "cfg_maglev_seed"
 	OverlayVarCfgMasquerade4     = "cfg_masquerade4"
 	OverlayVarCfgMasquerade6     = "cfg_masquerade6"
 	OverlayVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
@@ -51,7 +62,11 @@ const (
 	OverlayVarCfgNatPortMax      = "cfg_nat_port_max"
 	OverlayVarCfgNatPortMin      = "cfg_nat_port_min"
 	OverlayVarCfgNodeIndex       = "cfg_node_index"
+	OverlayVarCfgNodePortMax     = "cfg_node_port_max"
+	OverlayVarCfgNodePortMin     = "cfg_node_port_min"
 	OverlayVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	OverlayVarCfgReject          = "cfg_reject"
+	OverlayVarCfgServices        = "cfg_services"
 	OverlayVarCfgTunnel          = "cfg_tunnel"
 	OverlayVarCfgTunnelPort      = "cfg_tunnel_port"
 	OverlayVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
@@ -107,37 +122,48 @@ type OverlayProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OverlayMapSpecs struct {
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Classes       *ebpf.MapSpec `ebpf:"classes"`
-	EndpointAddrs *ebpf.MapSpec `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.MapSpec `ebpf:"endpoints"`
-	EventSequence *ebpf.MapSpec `ebpf:"event_sequence"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	IdentityPeer  *ebpf.MapSpec `ebpf:"identity_peer"`
-	Ipcache       *ebpf.MapSpec `ebpf:"ipcache"`
-	Metrics       *ebpf.MapSpec `ebpf:"metrics"`
-	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
-	Nodes         *ebpf.MapSpec `ebpf:"nodes"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PolicyGens    *ebpf.MapSpec `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.MapSpec `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.MapSpec `ebpf:"service_flows"`
-	ServiceVips   *ebpf.MapSpec `ebpf:"service_vips"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
+	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
+	Events           *ebpf.MapSpec `ebpf:"events"`
+	Flows            *ebpf.MapSpec `ebpf:"flows"`
+	Fragments        *ebpf.MapSpec `ebpf:"fragments"`
+	IdentityPeer     *ebpf.MapSpec `ebpf:"identity_peer"`
+	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	Nat              *ebpf.MapSpec `ebpf:"nat"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	Peers            *ebpf.MapSpec `ebpf:"peers"`
+	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sets             *ebpf.MapSpec `ebpf:"sets"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // OverlayVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type OverlayVariableSpecs struct {
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
@@ -146,7 +172,11 @@ type OverlayVariableSpecs struct {
 	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
@@ -172,30 +202,39 @@ func (o *OverlayObjects) Close() error {
 //
 // It can be passed to LoadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OverlayMaps struct {
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Classes       *ebpf.Map `ebpf:"classes"`
-	EndpointAddrs *ebpf.Map `ebpf:"endpoint_addrs"`
-	Endpoints     *ebpf.Map `ebpf:"endpoints"`
-	EventSequence *ebpf.Map `ebpf:"event_sequence"`
-	Events        *ebpf.Map `ebpf:"events"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	IdentityPeer  *ebpf.Map `ebpf:"identity_peer"`
-	Ipcache       *ebpf.Map `ebpf:"ipcache"`
-	Metrics       *ebpf.Map `ebpf:"metrics"`
-	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
-	Nodes         *ebpf.Map `ebpf:"nodes"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PolicyGens    *ebpf.Map `ebpf:"policy_gens"`
-	ScratchRows   *ebpf.Map `ebpf:"scratch_rows"`
-	ServiceFlows  *ebpf.Map `ebpf:"service_flows"`
-	ServiceVips   *ebpf.Map `ebpf:"service_vips"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	Classes          *ebpf.Map `ebpf:"classes"`
+	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
+	Endpoints        *ebpf.Map `ebpf:"endpoints"`
+	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
+	Events           *ebpf.Map `ebpf:"events"`
+	Flows            *ebpf.Map `ebpf:"flows"`
+	Fragments        *ebpf.Map `ebpf:"fragments"`
+	IdentityPeer     *ebpf.Map `ebpf:"identity_peer"`
+	Ipcache          *ebpf.Map `ebpf:"ipcache"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	Metrics          *ebpf.Map `ebpf:"metrics"`
+	Nat              *ebpf.Map `ebpf:"nat"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	Peers            *ebpf.Map `ebpf:"peers"`
+	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
+	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sets             *ebpf.Map `ebpf:"sets"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *OverlayMaps) Close() error {
 	return _OverlayClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
 		m.EndpointAddrs,
@@ -206,16 +245,21 @@ func (m *OverlayMaps) Close() error {
 		m.Fragments,
 		m.IdentityPeer,
 		m.Ipcache,
+		m.MaglevRows,
 		m.Metrics,
+		m.Nat,
 		m.NodeAddrs,
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.Sets,
+		m.SourceRanges,
 	)
 }
 
@@ -223,11 +267,15 @@ func (m *OverlayMaps) Close() error {
 //
 // It can be passed to LoadOverlayObjects or ebpf.CollectionSpec.LoadAndAssign.
 type OverlayVariables struct {
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
 	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
 	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
 	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
 	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
 	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
@@ -236,7 +284,11 @@ type OverlayVariables struct {
 	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
 	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
 	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
 	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
 	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
 	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
 	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`

@@ -16,21 +16,56 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SockMapBackends          = "backends"
-	SockMapServiceVips       = "service_vips"
-	SockMapServices          = "services"
-	SockMapSocketPeers       = "socket_peers"
-	SockMapSocketRows        = "socket_rows"
-	SockMapSocketVips        = "socket_vips"
-	SockProgSockConnect4     = "sock_connect4"
-	SockProgSockConnect6     = "sock_connect6"
-	SockProgSockGetpeername4 = "sock_getpeername4"
-	SockProgSockGetpeername6 = "sock_getpeername6"
-	SockProgSockRecvmsg4     = "sock_recvmsg4"
-	SockProgSockRecvmsg6     = "sock_recvmsg6"
-	SockProgSockSendmsg4     = "sock_sendmsg4"
-	SockProgSockSendmsg6     = "sock_sendmsg6"
-	SockVarXorshift          = "xorshift"
+	SockMapAffinities         = "affinities"
+	SockMapAffinityBackends   = "affinity_backends"
+	SockMapBackends           = "backends"
+	SockMapMaglevRows         = "maglev_rows"
+	SockMapNodeAddrs          = "node_addrs"
+	SockMapNodes              = "nodes"
+	SockMapServiceSkips       = "service_skips"
+	SockMapServiceSlots       = "service_slots"
+	SockMapServiceVips        = "service_vips"
+	SockMapServices           = "services"
+	SockMapSocketPeers        = "socket_peers"
+	SockMapSocketRows         = "socket_rows"
+	SockMapSocketVips         = "socket_vips"
+	SockMapSourceRanges       = "source_ranges"
+	SockProgSockConnect4      = "sock_connect4"
+	SockProgSockConnect6      = "sock_connect6"
+	SockProgSockGetpeername4  = "sock_getpeername4"
+	SockProgSockGetpeername6  = "sock_getpeername6"
+	SockProgSockPostBind4     = "sock_post_bind4"
+	SockProgSockPostBind6     = "sock_post_bind6"
+	SockProgSockRecvmsg4      = "sock_recvmsg4"
+	SockProgSockRecvmsg6      = "sock_recvmsg6"
+	SockProgSockSendmsg4      = "sock_sendmsg4"
+	SockProgSockSendmsg6      = "sock_sendmsg6"
+	SockVarCfgBindProtection  = "cfg_bind_protection"
+	SockVarCfgEventLevel      = "cfg_event_level"
+	SockVarCfgHostIfindex     = "cfg_host_ifindex"
+	SockVarCfgHostNetns       = "cfg_host_netns"
+	SockVarCfgHostSockets     = "cfg_host_sockets"
+	SockVarCfgHz              = "cfg_hz"
+	SockVarCfgIpv4            = "cfg_ipv4"
+	SockVarCfgIpv6            = "cfg_ipv6"
+	SockVarCfgMaglevSeed      = "cfg_maglev_seed"
+	SockVarCfgMasquerade4     = "cfg_masquerade4"
+	SockVarCfgMasquerade6     = "cfg_masquerade6"
+	SockVarCfgMasqueradeAddr4 = "cfg_masquerade_addr4"
+	SockVarCfgMasqueradeAddr6 = "cfg_masquerade_addr6"
+	SockVarCfgMtu             = "cfg_mtu"
+	SockVarCfgNatPortMax      = "cfg_nat_port_max"
+	SockVarCfgNatPortMin      = "cfg_nat_port_min"
+	SockVarCfgNodeIndex       = "cfg_node_index"
+	SockVarCfgNodePortMax     = "cfg_node_port_max"
+	SockVarCfgNodePortMin     = "cfg_node_port_min"
+	SockVarCfgOverlayIfindex  = "cfg_overlay_ifindex"
+	SockVarCfgReject          = "cfg_reject"
+	SockVarCfgServices        = "cfg_services"
+	SockVarCfgTunnel          = "cfg_tunnel"
+	SockVarCfgTunnelPort      = "cfg_tunnel_port"
+	SockVarCfgUplinkIfindex   = "cfg_uplink_ifindex"
+	SockVarXorshift           = "xorshift"
 )
 
 // LoadSock returns the embedded CollectionSpec for Sock.
@@ -79,6 +114,8 @@ type SockProgramSpecs struct {
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.ProgramSpec `ebpf:"sock_getpeername4"`
 	SockGetpeername6 *ebpf.ProgramSpec `ebpf:"sock_getpeername6"`
+	SockPostBind4    *ebpf.ProgramSpec `ebpf:"sock_post_bind4"`
+	SockPostBind6    *ebpf.ProgramSpec `ebpf:"sock_post_bind6"`
 	SockRecvmsg4     *ebpf.ProgramSpec `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
 	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
@@ -89,19 +126,52 @@ type SockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockMapSpecs struct {
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	ServiceVips *ebpf.MapSpec `ebpf:"service_vips"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	SocketPeers *ebpf.MapSpec `ebpf:"socket_peers"`
-	SocketRows  *ebpf.MapSpec `ebpf:"socket_rows"`
-	SocketVips  *ebpf.MapSpec `ebpf:"socket_vips"`
+	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
+	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
+	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
+	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
+	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	SocketPeers      *ebpf.MapSpec `ebpf:"socket_peers"`
+	SocketRows       *ebpf.MapSpec `ebpf:"socket_rows"`
+	SocketVips       *ebpf.MapSpec `ebpf:"socket_vips"`
+	SourceRanges     *ebpf.MapSpec `ebpf:"source_ranges"`
 }
 
 // SockVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SockVariableSpecs struct {
-	Xorshift *ebpf.VariableSpec `ebpf:"xorshift"`
+	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
+	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
+	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
+	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
+	CfgIpv4            *ebpf.VariableSpec `ebpf:"cfg_ipv4"`
+	CfgIpv6            *ebpf.VariableSpec `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.VariableSpec `ebpf:"cfg_maglev_seed"`
+	CfgMasquerade4     *ebpf.VariableSpec `ebpf:"cfg_masquerade4"`
+	CfgMasquerade6     *ebpf.VariableSpec `ebpf:"cfg_masquerade6"`
+	CfgMasqueradeAddr4 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr4"`
+	CfgMasqueradeAddr6 *ebpf.VariableSpec `ebpf:"cfg_masquerade_addr6"`
+	CfgMtu             *ebpf.VariableSpec `ebpf:"cfg_mtu"`
+	CfgNatPortMax      *ebpf.VariableSpec `ebpf:"cfg_nat_port_max"`
+	CfgNatPortMin      *ebpf.VariableSpec `ebpf:"cfg_nat_port_min"`
+	CfgNodeIndex       *ebpf.VariableSpec `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.VariableSpec `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.VariableSpec `ebpf:"cfg_node_port_min"`
+	CfgOverlayIfindex  *ebpf.VariableSpec `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.VariableSpec `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.VariableSpec `ebpf:"cfg_services"`
+	CfgTunnel          *ebpf.VariableSpec `ebpf:"cfg_tunnel"`
+	CfgTunnelPort      *ebpf.VariableSpec `ebpf:"cfg_tunnel_port"`
+	CfgUplinkIfindex   *ebpf.VariableSpec `ebpf:"cfg_uplink_ifindex"`
+	Xorshift           *ebpf.VariableSpec `ebpf:"xorshift"`
 }
 
 // SockObjects contains all objects after they have been loaded into the kernel.
@@ -124,22 +194,38 @@ func (o *SockObjects) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockMaps struct {
-	Backends    *ebpf.Map `ebpf:"backends"`
-	ServiceVips *ebpf.Map `ebpf:"service_vips"`
-	Services    *ebpf.Map `ebpf:"services"`
-	SocketPeers *ebpf.Map `ebpf:"socket_peers"`
-	SocketRows  *ebpf.Map `ebpf:"socket_rows"`
-	SocketVips  *ebpf.Map `ebpf:"socket_vips"`
+	Affinities       *ebpf.Map `ebpf:"affinities"`
+	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
+	Backends         *ebpf.Map `ebpf:"backends"`
+	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
+	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
+	Nodes            *ebpf.Map `ebpf:"nodes"`
+	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
+	Services         *ebpf.Map `ebpf:"services"`
+	SocketPeers      *ebpf.Map `ebpf:"socket_peers"`
+	SocketRows       *ebpf.Map `ebpf:"socket_rows"`
+	SocketVips       *ebpf.Map `ebpf:"socket_vips"`
+	SourceRanges     *ebpf.Map `ebpf:"source_ranges"`
 }
 
 func (m *SockMaps) Close() error {
 	return _SockClose(
+		m.Affinities,
+		m.AffinityBackends,
 		m.Backends,
+		m.MaglevRows,
+		m.NodeAddrs,
+		m.Nodes,
+		m.ServiceSkips,
+		m.ServiceSlots,
 		m.ServiceVips,
 		m.Services,
 		m.SocketPeers,
 		m.SocketRows,
 		m.SocketVips,
+		m.SourceRanges,
 	)
 }
 
@@ -147,7 +233,32 @@ func (m *SockMaps) Close() error {
 //
 // It can be passed to LoadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SockVariables struct {
-	Xorshift *ebpf.Variable `ebpf:"xorshift"`
+	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
+	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
+	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
+	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
+	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
+	CfgIpv4            *ebpf.Variable `ebpf:"cfg_ipv4"`
+	CfgIpv6            *ebpf.Variable `ebpf:"cfg_ipv6"`
+	CfgMaglevSeed      *ebpf.Variable `ebpf:"cfg_maglev_seed"`
+	CfgMasquerade4     *ebpf.Variable `ebpf:"cfg_masquerade4"`
+	CfgMasquerade6     *ebpf.Variable `ebpf:"cfg_masquerade6"`
+	CfgMasqueradeAddr4 *ebpf.Variable `ebpf:"cfg_masquerade_addr4"`
+	CfgMasqueradeAddr6 *ebpf.Variable `ebpf:"cfg_masquerade_addr6"`
+	CfgMtu             *ebpf.Variable `ebpf:"cfg_mtu"`
+	CfgNatPortMax      *ebpf.Variable `ebpf:"cfg_nat_port_max"`
+	CfgNatPortMin      *ebpf.Variable `ebpf:"cfg_nat_port_min"`
+	CfgNodeIndex       *ebpf.Variable `ebpf:"cfg_node_index"`
+	CfgNodePortMax     *ebpf.Variable `ebpf:"cfg_node_port_max"`
+	CfgNodePortMin     *ebpf.Variable `ebpf:"cfg_node_port_min"`
+	CfgOverlayIfindex  *ebpf.Variable `ebpf:"cfg_overlay_ifindex"`
+	CfgReject          *ebpf.Variable `ebpf:"cfg_reject"`
+	CfgServices        *ebpf.Variable `ebpf:"cfg_services"`
+	CfgTunnel          *ebpf.Variable `ebpf:"cfg_tunnel"`
+	CfgTunnelPort      *ebpf.Variable `ebpf:"cfg_tunnel_port"`
+	CfgUplinkIfindex   *ebpf.Variable `ebpf:"cfg_uplink_ifindex"`
+	Xorshift           *ebpf.Variable `ebpf:"xorshift"`
 }
 
 // SockPrograms contains all programs after they have been loaded into the kernel.
@@ -158,6 +269,8 @@ type SockPrograms struct {
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.Program `ebpf:"sock_getpeername4"`
 	SockGetpeername6 *ebpf.Program `ebpf:"sock_getpeername6"`
+	SockPostBind4    *ebpf.Program `ebpf:"sock_post_bind4"`
+	SockPostBind6    *ebpf.Program `ebpf:"sock_post_bind6"`
 	SockRecvmsg4     *ebpf.Program `ebpf:"sock_recvmsg4"`
 	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
 	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
@@ -170,6 +283,8 @@ func (p *SockPrograms) Close() error {
 		p.SockConnect6,
 		p.SockGetpeername4,
 		p.SockGetpeername6,
+		p.SockPostBind4,
+		p.SockPostBind6,
 		p.SockRecvmsg4,
 		p.SockRecvmsg6,
 		p.SockSendmsg4,

@@ -31,6 +31,7 @@ type Options struct {
 	NodeIndex                uint16 // this node's row; 0: 1
 	Masquerade4, Masquerade6 bool
 	SocketLB                 bool
+	Services                 Services
 	EventLevel               uint8 // 0 drops only, 1 connections, 2 every packet
 	HZ                       uint32
 	Devices                  link.Devices
@@ -53,6 +54,18 @@ func (o *Options) validate() error {
 		o.NodeIndex = 1
 	}
 	return nil
+}
+
+// Services says what is carried out besides ClusterIP for pods.
+type Services struct {
+	AllKinds       bool   // every kind, for clients outside, too
+	HostOnly       bool   // of sockets, only the host's are translated
+	BindProtection bool   // no socket of the host may bind to a NodePort
+	Silent         bool   // a service without backends drops instead of answering
+	PortMin        uint16 // of NodePorts, inclusive
+	PortMax        uint16
+	MaglevSeed     uint64
+	HostNetNS      uint64 // cookie of the host's network namespace
 }
 
 // Specs are the compiled programs, not loaded yet.
@@ -161,6 +174,7 @@ func (p *Programs) collection(name string, spec *ebpf.CollectionSpec, tables map
 	for key := range spec.Maps {
 		if m := tables[key]; m != nil {
 			replace[key] = m
+			spec.Maps[key].MaxEntries = m.MaxEntries() // some tables grow
 		}
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
@@ -186,6 +200,14 @@ func (p *Programs) constants(uplink link.Device) map[string]any {
 		abi.ConfigMasquerade6:     flag(o.Masquerade6 && uplink.Addr6.IsValid()),
 		abi.ConfigMasqueradeAddr4: bytes16(uplink.Addr4),
 		abi.ConfigMasqueradeAddr6: bytes16(uplink.Addr6),
+		abi.ConfigServices:        flag(o.Services.AllKinds),
+		abi.ConfigHostSockets:     flag(o.Services.HostOnly),
+		abi.ConfigBindProtection:  flag(o.Services.BindProtection && o.Services.AllKinds),
+		abi.ConfigReject:          flag(!o.Services.Silent),
+		abi.ConfigNodePortMin:     o.Services.PortMin,
+		abi.ConfigNodePortMax:     o.Services.PortMax,
+		abi.ConfigMaglevSeed:      o.Services.MaglevSeed,
+		abi.ConfigHostNetns:       o.Services.HostNetNS,
 		abi.ConfigHZ:              o.HZ,
 		abi.ConfigEventLevel:      o.EventLevel,
 	}

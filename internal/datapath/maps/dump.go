@@ -24,7 +24,11 @@ var dumps = []struct {
 	{"ct", []string{"PROTO", "FROM", "TO", "ENDPOINTS", "IDENTITIES", "VERDICTS", "FLAGS", "IDLE", "PACKETS", "BYTES"}, (*Set).dumpFlows},
 	{"endpoint", []string{"ID", "IFINDEX", "IPV4", "IPV6", "IDENTITY", "EGRESS-SLOT", "INGRESS-SLOT", "MAC", "NODE-MAC", "READY"}, (*Set).dumpEndpoints},
 	{"ipcache", []string{"PREFIX", "IDENTITY", "PEER", "NODE", "FLAGS"}, (*Set).dumpAddresses},
-	{"lb", []string{"FRONTEND", "ID", "BACKENDS", "AFFINITY"}, (*Set).dumpServices},
+	{"lb", []string{"FRONTEND", "SCOPE", "ID", "TYPE", "BACKENDS", "ALGORITHM", "AFFINITY", "FLAGS"}, (*Set).dumpServices},
+	{"lb-affinity", []string{"CLIENT", "ID", "BACKEND", "IDLE"}, (*Set).dumpAffinity},
+	{"lb-backends", []string{"BACKEND", "NUMBER", "STATE", "FRONTENDS"}, (*Set).dumpBackends},
+	{"lb-maglev", []string{"ID", "FRONTEND", "SIZE", "BACKENDS"}, (*Set).dumpMaglev},
+	{"lb-source-ranges", []string{"ID", "FRONTEND", "CLIENTS"}, (*Set).dumpSources},
 	{"metrics", []string{"REASON", "DIRECTION", "PACKETS", "BYTES"}, (*Set).dumpMetrics},
 	{"nat", []string{"PROTO", "DIRECTION", "REMOTE", "LOCAL", "BECOMES", "ENDPOINT", "IDLE"}, (*Set).dumpNAT},
 	{"nodes", []string{"INDEX", "UNDERLAY", "ADDRESSES"}, (*Set).dumpNodes},
@@ -99,19 +103,6 @@ func (s *Set) dumpAddresses() (rows [][]string, err error) {
 			flags(uint64(e.Flags), []string{"host", "node", "pod", "local-pods", "remote-pods", "tunnel", "cluster-route"}, "", false)})
 	})
 	return rows, err
-}
-
-func (s *Set) dumpServices() (rows [][]string, err error) {
-	s.services.mu.Lock()
-	defer s.services.mu.Unlock()
-	for k, e := range s.services.known {
-		var backends []string
-		for _, b := range e.backends {
-			backends = append(backends, netip.AddrPortFrom(b.Addr, b.Port).String())
-		}
-		rows = append(rows, []string{socket(k.VIP, k.Port) + "/" + protocol(k.Protocol), num(e.row.ID), strings.Join(backends, ","), num(e.row.Affinity)})
-	}
-	return rows, nil
 }
 
 func (s *Set) dumpMetrics() (rows [][]string, err error) {

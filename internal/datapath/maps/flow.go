@@ -80,11 +80,14 @@ func (s *Set) Sweep() (Swept, error) {
 	}
 	vias, err2 := prune(s, abi.MapServiceFlows, func(k abi.FlowKey, f abi.ServiceFlow) bool {
 		r.ServiceFlows++
-		return idle(f.Last) > other(k.Protocol)
+		return idle(f.Last) > served(k.Protocol, f.TCP)
 	})
 	r.ServiceFlows -= vias
 	nats, err3 := prune(s, abi.MapNAT, func(k abi.NATKey, e abi.NATEntry) bool {
 		r.NAT++
+		if e.Service != 0 {
+			return idle(e.Last) > served(k.Protocol, e.TCP)
+		}
 		return idle(e.Last) > timeoutOther && (k.Protocol != protocolTCP || !s.flowOf(k, e))
 	})
 	r.NAT -= nats
@@ -108,6 +111,21 @@ func other(protocol uint8) time.Duration {
 	}
 	return timeoutOther
 }
+
+// served is how long a connection of a client outside is remembered; one side has
+// said that it ends, or not.
+func served(protocol, tcp uint8) time.Duration {
+	if tcp&(tcpFIN|tcpRST) != 0 {
+		return timeoutSYN // the other side may go on for a while
+	}
+	return other(protocol)
+}
+
+// TCP flags.
+const (
+	tcpFIN = 1
+	tcpRST = 4
+)
 
 // flowOf tells whether the connection of a masqueraded TCP mapping still has a flow.
 func (s *Set) flowOf(k abi.NATKey, e abi.NATEntry) bool {

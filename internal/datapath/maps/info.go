@@ -38,8 +38,9 @@ func (s *Set) Infos() ([]Info, error) {
 		}
 		out = append(out, i)
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.maps)) {
-		add(name, s.maps[name])
+	all := s.Maps()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		add(name, all[name])
 	}
 	for n, b := range s.banks {
 		if b.m != nil {
@@ -53,7 +54,7 @@ func (s *Set) Infos() ([]Info, error) {
 func (s *Set) count(name string) (int, bool) {
 	n := 0
 	var err error
-	m := s.maps[name]
+	m := s.Map(name)
 	switch name {
 	case abi.MapFlows:
 		err = each(m, func(abi.FlowKey, abi.Flow) { n++ })

@@ -243,12 +243,12 @@ func TestServicesKeepTheirNumbersOverChangesAndRestarts(t *testing.T) {
 	s := open(t, dir)
 	back := func(n ...byte) (out []service.Backend) {
 		for _, b := range n {
-			out = append(out, service.Backend{Addr: netip.AddrFrom4([4]byte{10, 0, 0, b}), Port: 8080})
+			out = append(out, service.Backend{Addr: netip.AddrFrom4([4]byte{10, 0, 0, b}), Port: 8080, Protocol: 6, State: service.Active})
 		}
 		return out
 	}
 	front := func(last byte, b []service.Backend) service.Frontend {
-		return service.Frontend{Service: "default/s", Addr: netip.AddrFrom4([4]byte{10, 96, 0, last}), Port: 80, Protocol: 6, Type: "ClusterIP", Backends: b}
+		return service.Frontend{Service: "default/s", Addr: netip.AddrFrom4([4]byte{10, 96, 0, last}), Port: 80, Protocol: 6, Kind: service.ClusterIP, Backends: b}
 	}
 	set := func(f ...service.Frontend) {
 		t.Helper()
@@ -263,8 +263,12 @@ func TestServicesKeepTheirNumbersOverChangesAndRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, want := range f.Backends {
+			var slot abi.ServiceSlot
+			if err := s.Map(abi.MapServiceSlots).Lookup(row.First+uint32(i), &slot); err != nil {
+				t.Fatal(err)
+			}
 			var b abi.Backend
-			if err := s.Map(abi.MapBackends).Lookup(row.First+uint32(i), &b); err != nil {
+			if err := s.Map(abi.MapBackends).Lookup(slot.Backend, &b); err != nil {
 				t.Fatal(err)
 			}
 			if maps.Addr(b.Addr) != want.Addr || maps.Port(b.Port) != want.Port {

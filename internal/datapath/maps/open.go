@@ -55,8 +55,13 @@ func Adapt(specs map[string]*ebpf.MapSpec) {
 
 // Set is the pinned maps of a node.
 type Set struct {
-	dir  string
-	maps map[string]*ebpf.Map
+	dir   string
+	specs map[string]*ebpf.MapSpec
+	maps  map[string]*ebpf.Map
+
+	largerMu sync.RWMutex
+	larger   map[string]*ebpf.Map // in the place of maps of the same name: see Grow
+	smaller  map[string]*ebpf.Map // what Grow replaced, until Grown
 
 	peers, gens, endpoints memory
 
@@ -95,6 +100,7 @@ func (s *Set) open(specs map[string]*ebpf.MapSpec) error {
 	// Constants and globals belong to a program, not to the node.
 	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return strings.HasPrefix(name, ".") })
 	Adapt(specs)
+	s.specs = specs
 	if err := s.checkLayout(specs); err != nil {
 		return err
 	}
@@ -173,6 +179,10 @@ func (s *Set) checkPin(name string, spec *ebpf.MapSpec) error {
 		return fmt.Errorf("open map %s: %w", path, err)
 	}
 	if err == nil {
+		if growable(name) && m.MaxEntries() > spec.MaxEntries {
+			spec = spec.Copy()
+			spec.MaxEntries = m.MaxEntries()
+		}
 		err = spec.Compatible(m)
 		m.Close()
 	}
@@ -203,10 +213,23 @@ func openOrCreate(path, name string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 }
 
 // Maps are those that programs are loaded with, by name.
-func (s *Set) Maps() map[string]*ebpf.Map { return s.maps }
+func (s *Set) Maps() map[string]*ebpf.Map {
+	out := maps.Clone(s.maps)
+	s.largerMu.RLock()
+	defer s.largerMu.RUnlock()
+	maps.Copy(out, s.larger)
+	return out
+}
 
 // Map returns one of them, nil if this version has none of that name.
-func (s *Set) Map(name string) *ebpf.Map { return s.maps[name] }
+func (s *Set) Map(name string) *ebpf.Map {
+	s.largerMu.RLock()
+	defer s.largerMu.RUnlock()
+	if m := s.larger[name]; m != nil {
+		return m
+	}
+	return s.maps[name]
+}
 
 // Close lets go of the maps; they stay pinned.
 func (s *Set) Close() error {
@@ -223,7 +246,10 @@ func (s *Set) Close() error {
 	for _, m := range s.maps {
 		errs = append(errs, m.Close())
 	}
-	s.maps, s.banks = map[string]*ebpf.Map{}, nil
+	for _, m := range s.larger {
+		errs = append(errs, m.Close())
+	}
+	s.maps, s.larger, s.banks = map[string]*ebpf.Map{}, nil, nil
 	return errors.Join(append(errs, s.clock.close())...)
 }
 

@@ -5,8 +5,7 @@ package maps
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"net/netip"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -15,73 +14,81 @@ import (
 	"github.com/stentor-net/stentor/internal/service"
 )
 
-// services keeps the kernel's services equal to the frontends. A service points
-// to a run of backends: a change writes a new run, then flips the service's row;
-// the old run rests until a grace period is over.
+// FullError says that a table of services has no room left. Grow makes it larger.
+type FullError struct {
+	Map  string
+	Want uint32 // rows that it should have
+}
+
+func (e *FullError) Error() string { return fmt.Sprintf("map %s is full", e.Map) }
+
+// services keeps the kernel's services equal to the frontends. What a service
+// points at is written first, then its row; what it pointed at before rests
+// until a grace period is over.
 type services struct {
-	rows     *ebpf.Map
-	vips     *ebpf.Map
-	backends *ebpf.Map
-	grace    func() error
+	maps  func(name string) *ebpf.Map
+	grace func() error
+	how   maglevOptions
 
-	mu      sync.Mutex
-	known   map[abi.ServiceKey]entry
-	used    []bool // rows of backends
-	ids     []bool
-	lastID  int // ids are given out in turn, so that a number rests long before it comes back
-	ids32   map[backendName]uint32
-	lastB   uint32
-	resting []run // of backends and ids, free after the next grace period
+	mu       sync.Mutex
+	known    map[abi.ServiceKey]*front
+	ids      *numbers // of frontends: rows of service_vips
+	slots    *arena   // of service_slots
+	tables   *arena   // of maglev_rows
+	ranges   map[string]*piece
+	maglevs  map[string]*piece
+	found    map[[32]byte]*piece // Maglev tables from before the start, by content
+	backends *backendRows
+	resting  rest
 }
 
-type entry struct {
+// front is a frontend as the kernel has it.
+type front struct {
+	spec     service.Frontend // that it was made of; empty after a start
 	row      abi.Service
-	backends []service.Backend
+	slots    *piece
+	table    *piece
+	backends []uint32 // all that it refers to, also those without new connections
+	sources  []netip.Prefix
+	skips    []uint64
 }
 
-type run struct{ first, count, id int }
+// piece of an array that frontends with the same backends share.
+type piece struct {
+	key   string
+	first uint32
+	refs  int
+}
 
-type backendName struct {
-	service.Backend
-	protocol uint8
+// rest is what nobody points at any more, but a running program may still read.
+type rest struct {
+	slots, tables, ids []uint32
+	backends           []uint32
+}
+
+func (r *rest) empty() bool {
+	return len(r.slots) == 0 && len(r.tables) == 0 && len(r.ids) == 0 && len(r.backends) == 0
 }
 
 func (s *Set) newServices() (*services, error) {
-	v := &services{rows: s.maps[abi.MapServices], vips: s.maps[abi.MapServiceVIPs], backends: s.maps[abi.MapBackends],
-		grace: Grace, known: map[abi.ServiceKey]entry{}, ids32: map[backendName]uint32{}}
-	if v.rows == nil {
+	v := &services{maps: s.Map, grace: Grace, how: maglevOptions{service.DefaultMaglevSize, service.MaglevSeed(service.DefaultMaglevSeed)},
+		known: map[abi.ServiceKey]*front{}, ranges: map[string]*piece{}, maglevs: map[string]*piece{}}
+	if s.maps[abi.MapServices] == nil {
 		return v, nil
 	}
-	v.used, v.ids = make([]bool, v.backends.MaxEntries()), make([]bool, v.vips.MaxEntries())
-	v.ids[0] = true // 0 means none
+	v.ids = newNumbers(v.maps(abi.MapServiceVIPs).MaxEntries())
+	v.slots = newArena(v.maps(abi.MapServiceSlots).MaxEntries())
+	v.tables = newArena(v.maps(abi.MapMaglevRows).MaxEntries())
+	v.backends = newBackendRows(v.maps(abi.MapBackends).MaxEntries())
 	return v, v.load()
 }
 
-// load reads what the kernel holds, so that numbers are kept over a restart.
-func (v *services) load() error {
-	all := map[uint32]abi.Backend{}
-	err := each(v.backends, func(i uint32, b abi.Backend) {
-		if b.ID != 0 {
-			all[i] = b
-			v.lastB = max(v.lastB, b.ID)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	return each(v.rows, func(k abi.ServiceKey, r abi.Service) {
-		e := entry{row: r}
-		for i := r.First; i < r.First+r.Count && int(i) < len(v.used); i++ {
-			b := all[i]
-			v.used[i] = true
-			back := service.Backend{Addr: unmapped(b.Addr), Port: swap(b.Port)}
-			e.backends = append(e.backends, back)
-			v.ids32[backendName{back, k.Protocol}] = b.ID
-		}
-		v.ids[r.ID] = true
-		v.lastID = max(v.lastID, int(r.ID))
-		v.known[k] = e
-	})
+// SetMaglev says how Maglev tables are made: size a prime, the seed the same on
+// all nodes. Tables made before stay.
+func (s *Set) SetMaglev(size int, seed uint64) {
+	s.services.mu.Lock()
+	defer s.services.mu.Unlock()
+	s.services.how = maglevOptions{size: size, seed: seed}
 }
 
 // SetFrontends makes the kernel's services exactly those of the list. It goes on
@@ -89,163 +96,260 @@ func (v *services) load() error {
 func (s *Set) SetFrontends(list []service.Frontend) error {
 	v := s.services
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	want := map[abi.ServiceKey]bool{}
-	var errs []error
+	want := make(map[abi.ServiceKey]bool, len(list))
 	for _, f := range list {
-		k := abi.ServiceKey{VIP: mapped(f.Addr), Port: swap(f.Port), Protocol: f.Protocol}
-		want[k] = true
-		if err := v.put(k, f); err != nil {
-			errs = append(errs, fmt.Errorf("service %s %s: %w", f.Service, f.Key(), err))
+		want[keyOf(f.ID())] = true
+	}
+	var gone []service.FrontendKey
+	for k := range v.known {
+		if !want[k] {
+			gone = append(gone, service.FrontendKey{Addr: unmapped(k.VIP), Port: swap(k.Port), Protocol: k.Protocol, Scope: service.Scope(k.Scope)})
 		}
 	}
-	for k, e := range v.known {
-		if want[k] {
-			continue
+	v.mu.Unlock()
+	if err := s.ChangeFrontends(list, gone); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.forgetUnused()
+}
+
+// ChangeFrontends puts frontends and removes others. It goes on after one that
+// fails, but for want of room: a *FullError says that Grow and a repetition help.
+func (s *Set) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
+	v := s.services
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	var full *FullError
+	for _, id := range remove {
+		if err := v.remove(keyOf(id)); err != nil {
+			errs = append(errs, fmt.Errorf("remove service %s port %d: %w", id.Addr, id.Port, err))
 		}
-		if err := absentIsFine(v.rows.Delete(k)); err != nil {
-			errs = append(errs, fmt.Errorf("remove service %s: %w", unmapped(k.VIP), err))
-			continue
+	}
+	for _, f := range put {
+		if err := v.put(keyOf(f.ID()), f); err != nil {
+			errs = append(errs, fmt.Errorf("service %s %s: %w", f.Service, f.Key(), err))
 		}
-		delete(v.known, k)
-		v.resting = append(v.resting, run{int(e.row.First), int(e.row.Count), int(e.row.ID)})
+		if len(errs) > 0 && errors.As(errs[len(errs)-1], &full) {
+			break // the others would not fit either
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
-	old, exists := v.known[k]
-	row := abi.Service{First: old.row.First, Count: uint32(len(f.Backends)), Affinity: f.AffinitySeconds, ID: old.row.ID}
-	if f.Type == "" || f.Type == "ClusterIP" {
-		row.Flags |= abi.ServiceClusterIP
-	}
-	moved := !exists || !slices.Equal(old.backends, f.Backends)
-	if !moved && row == old.row {
+func keyOf(f service.FrontendKey) abi.ServiceKey {
+	return abi.ServiceKey{VIP: mapped(f.Addr), Port: swap(f.Port), Protocol: f.Protocol, Scope: uint8(f.Scope)}
+}
+
+func (v *services) remove(k abi.ServiceKey) error {
+	old := v.known[k]
+	if old == nil {
 		return nil
 	}
-	var taken run
-	defer func() { // a service that fails is tried again and again: what it took must come back
-		if err != nil {
-			v.resting = append(v.resting, taken)
-		}
-	}()
-	if moved {
-		first, err := v.place(f)
-		if err != nil {
-			return err
-		}
-		row.First = uint32(first)
-		taken.first, taken.count = first, len(f.Backends)
-	}
-	if !exists {
-		id, err := v.newID()
-		if err != nil {
-			return err
-		}
-		row.ID, taken.id = uint16(id), id
-		if err := v.vips.Put(uint32(id), abi.ServiceVIP{VIP: k.VIP, Port: k.Port, Protocol: k.Protocol}); err != nil {
-			return err
-		}
-	}
-	if err := v.rows.Put(k, row); err != nil {
+	if err := absentIsFine(v.maps(abi.MapServices).Delete(k)); err != nil {
 		return err
 	}
-	v.known[k] = entry{row: row, backends: slices.Clone(f.Backends)}
-	if moved && exists {
-		v.resting = append(v.resting, run{first: int(old.row.First), count: int(old.row.Count)})
+	delete(v.known, k)
+	if old.row.ID != 0 {
+		v.resting.ids = append(v.resting.ids, old.row.ID)
 	}
-	return nil
+	return errors.Join(v.side(k, old.row.ID, &front{}, old, false), v.letGo(old))
 }
 
-// place writes a new run of backends and returns its first row.
-func (v *services) place(f service.Frontend) (int, error) {
-	n := len(f.Backends)
-	if n == 0 {
-		return 0, nil
+// put makes one frontend what the row says.
+func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
+	old := v.known[k]
+	if old != nil && old.spec.Service != "" && service.SameFrontend(old.spec, f) {
+		return nil
 	}
-	first, ok := v.gap(n)
+	exists := old != nil
+	if !exists {
+		old = &front{}
+	}
+	next, err := v.build(k, f, old)
+	if err == nil && (!exists || next.row != old.row) {
+		err = v.full(v.maps(abi.MapServices).Put(k, next.row), abi.MapServices)
+	}
+	if err != nil {
+		if old.row.ID == 0 && next.row.ID != 0 {
+			v.resting.ids = append(v.resting.ids, next.row.ID)
+		}
+		return errors.Join(err, v.side(k, next.row.ID, old, next, false), v.letGo(next))
+	}
+	v.known[k] = next
+	return errors.Join(v.letGo(old), v.side(k, next.row.ID, next, old, false))
+}
+
+// build writes everything that the row of a frontend points at. What it returns
+// holds what was taken, also after an error.
+func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next *front, err error) {
+	next = &front{spec: f, row: abi.Service{ID: old.row.ID, Affinity: f.Affinity, Flags: flagsOf(f), Kind: kinds[f.Kind]},
+		sources: f.Sources, skips: f.SkipNetNS}
+	if f.Rest() {
+		return next, nil
+	}
+	if next.row.ID == 0 {
+		if next.row.ID, err = v.newID(k); err != nil {
+			return next, err
+		}
+	}
+	for _, b := range f.Backends {
+		id, err := v.hold(b)
+		if err != nil {
+			return next, err
+		}
+		next.backends = append(next.backends, id)
+	}
+	takers := f.Takers()
+	ids := make([]uint32, 0, len(takers))
+	for _, b := range takers {
+		ids = append(ids, v.backends.byName[nameOf(b)].id)
+	}
+	if next.slots, err = v.placeSlots(ids); err != nil {
+		return next, err
+	}
+	next.row.First, next.row.Count = next.slots.first, uint32(len(ids))
+	if f.Algorithm == service.Maglev && len(ids) > 0 {
+		if next.table, err = v.placeTable(takers, ids); err != nil {
+			return next, err
+		}
+		next.row.Maglev, next.row.MaglevSize = next.table.first, uint32(v.how.size)
+	}
+	// Added before the row changes, removed after.
+	return next, v.side(k, next.row.ID, old, next, true)
+}
+
+// sticky are the backends that clients may be kept at.
+func (f *front) sticky() []uint32 {
+	if f.row.Affinity == 0 {
+		return nil
+	}
+	return f.backends
+}
+
+// side adds the rows beside the service's own that `to` has and `from` has not.
+// With add false it removes them instead.
+func (v *services) side(k abi.ServiceKey, id uint32, from, to *front, add bool) error {
+	var errs []error
+	for _, b := range missing(from.sticky(), to.sticky()) {
+		errs = append(errs, v.set(abi.MapAffinityBackends, abi.AffinityBackend{Service: id, Backend: b}, add))
+	}
+	for _, p := range missing(from.sources, to.sources) {
+		bits := p.Bits()
+		if p.Addr().Is4() {
+			bits += 96
+		}
+		errs = append(errs, v.set(abi.MapSourceRanges, abi.SourceRange{Prefixlen: 32 + uint32(bits), Service: id, Addr: p.Addr().As16()}, add))
+	}
+	for _, cookie := range missing(from.skips, to.skips) {
+		errs = append(errs, v.set(abi.MapServiceSkips, abi.ServiceSkip{VIP: k.VIP, Netns: cookie, Port: k.Port, Protocol: k.Protocol}, add))
+	}
+	return errors.Join(errs...)
+}
+
+// missing are those of `of` that are not in `in`.
+func missing[T comparable](in, of []T) (out []T) {
+	has := make(map[T]bool, len(in))
+	for _, x := range in {
+		has[x] = true
+	}
+	for _, x := range of {
+		if !has[x] {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+var kinds = map[service.Kind]uint8{
+	service.ClusterIP: abi.ServiceClusterIP, service.NodePort: abi.ServiceNodePort, service.ExternalIP: abi.ServiceExternalIP,
+	service.LoadBalancer: abi.ServiceLoadBalancer, service.HostPort: abi.ServiceHostPort, service.LocalRedirect: abi.ServiceLocalRedirect,
+}
+
+func flagsOf(f service.Frontend) (out uint16) {
+	for _, x := range []struct {
+		cond bool
+		flag uint16
+	}{
+		{f.Rest(), abi.ServiceRest},
+		{f.Local, abi.ServiceLocal},
+		{f.Forwarding == service.DSR, abi.ServiceDSR},
+		{len(f.Sources) > 0 && !f.SourcesDeny, abi.ServiceSourceAllow},
+		{len(f.Sources) > 0 && f.SourcesDeny, abi.ServiceSourceDeny},
+		{len(f.SkipNetNS) > 0, abi.ServiceSkipped},
+	} {
+		if x.cond {
+			out |= x.flag
+		}
+	}
+	return out
+}
+
+func (v *services) newID(k abi.ServiceKey) (uint32, error) {
+	id, ok := v.ids.take()
 	if !ok {
 		v.release()
-		if first, ok = v.gap(n); !ok {
-			return 0, fmt.Errorf("no room for %d backends in a table of %d rows", n, len(v.used))
+		if id, ok = v.ids.take(); !ok {
+			return 0, &FullError{abi.MapServiceVIPs, 2 * uint32(len(v.ids.used))}
 		}
 	}
-	for i, b := range f.Backends {
-		row := abi.Backend{Addr: mapped(b.Addr), Port: swap(b.Port), ID: v.backendID(b, f.Protocol)}
-		if err := v.backends.Put(uint32(first+i), row); err != nil {
-			return 0, err
-		}
-		v.used[first+i] = true
+	if err := v.maps(abi.MapServiceVIPs).Put(id, abi.ServiceVIP{VIP: k.VIP, Port: k.Port, Protocol: k.Protocol}); err != nil {
+		v.ids.put(id)
+		return 0, err
 	}
-	return first, nil
+	return id, nil
 }
 
-func (v *services) gap(n int) (int, bool) {
-	free := 0
-	for i, used := range v.used {
-		if free++; used {
-			free = 0
+// letGo gives back what a front holds; it rests before it is used again.
+func (v *services) letGo(f *front) error {
+	drop := func(p *piece, all map[string]*piece, resting *[]uint32) {
+		if p == nil {
+			return
 		}
-		if free == n {
-			return i - n + 1, true
-		}
-	}
-	return 0, false
-}
-
-// backendID numbers a backend for its life; the same in every service.
-func (v *services) backendID(b service.Backend, protocol uint8) uint32 {
-	name := backendName{b, protocol}
-	id := v.ids32[name]
-	if id == 0 {
-		v.lastB++
-		id = v.lastB
-		v.ids32[name] = id
-	}
-	return id
-}
-
-func (v *services) newID() (int, error) {
-	for range 2 {
-		for i := range v.ids {
-			id := (v.lastID + 1 + i) % len(v.ids)
-			if !v.ids[id] {
-				v.ids[id], v.lastID = true, id
-				return id, nil
+		if p.refs--; p.refs == 0 {
+			delete(all, p.key)
+			if p.first != 0 {
+				*resting = append(*resting, p.first)
 			}
 		}
-		v.release()
 	}
-	return 0, fmt.Errorf("all %d service numbers are in use", len(v.ids)-1)
+	drop(f.slots, v.ranges, &v.resting.slots)
+	drop(f.table, v.maglevs, &v.resting.tables)
+	var errs []error
+	for _, id := range f.backends {
+		errs = append(errs, v.unhold(id))
+	}
+	return errors.Join(errs...)
+}
+
+// full turns the kernel's "no room" into a *FullError.
+func (v *services) full(err error, name string) error {
+	if isFull(err) {
+		return &FullError{name, 2 * v.maps(name).MaxEntries()}
+	}
+	return err
 }
 
 // release frees what rested once no program can still read it.
 func (v *services) release() {
-	if len(v.resting) == 0 || v.grace() != nil {
+	if v.resting.empty() || v.grace() != nil {
 		return
 	}
-	for _, r := range v.resting {
-		for i := r.first; i < r.first+r.count; i++ {
-			v.used[i] = false
-		}
-		if r.id != 0 {
-			v.ids[r.id] = false
-		}
+	for _, first := range v.resting.slots {
+		v.slots.put(first)
 	}
-	v.resting = nil
-	v.forgetBackends()
-}
-
-// forgetBackends drops the names of backends that no service has any more.
-// Their numbers do not come back.
-func (v *services) forgetBackends() {
-	live := make(map[backendName]bool, len(v.ids32))
-	for k, e := range v.known {
-		for _, b := range e.backends {
-			live[backendName{b, k.Protocol}] = true
-		}
+	for _, first := range v.resting.tables {
+		v.tables.put(first)
 	}
-	maps.DeleteFunc(v.ids32, func(n backendName, _ uint32) bool { return !live[n] })
+	for _, id := range v.resting.ids {
+		v.ids.put(id)
+	}
+	for _, id := range v.resting.backends {
+		v.backends.numbers.put(id)
+	}
+	v.resting = rest{}
 }
 
 // SettleServices frees the rows of services that changed; off the hot path,

@@ -3,32 +3,265 @@
 package maps
 
 import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/service"
 )
 
-func TestAServiceThatFailsGivesBackWhatItTook(t *testing.T) {
-	backends, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(abi.Backend{})), MaxEntries: 8})
+// tinyServices is a Set with service tables of so many rows.
+func tinyServices(t *testing.T, rows uint32) *Set {
+	t.Helper()
+	s := &Set{dir: t.TempDir(), maps: map[string]*ebpf.Map{}, specs: map[string]*ebpf.MapSpec{}}
+	array := func(name string, size uintptr) {
+		s.specs[name] = &ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: rows}
+	}
+	hash := func(name string, key, value uintptr) {
+		s.specs[name] = &ebpf.MapSpec{Name: name, Type: ebpf.Hash, KeySize: uint32(key), ValueSize: uint32(value), MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
+	}
+	array(abi.MapBackends, unsafe.Sizeof(abi.Backend{}))
+	array(abi.MapServiceSlots, unsafe.Sizeof(abi.ServiceSlot{}))
+	array(abi.MapMaglevRows, unsafe.Sizeof(abi.MaglevRow{}))
+	array(abi.MapServiceVIPs, unsafe.Sizeof(abi.ServiceVIP{}))
+	hash(abi.MapServices, unsafe.Sizeof(abi.ServiceKey{}), unsafe.Sizeof(abi.Service{}))
+	hash(abi.MapAffinityBackends, unsafe.Sizeof(abi.AffinityBackend{}), 4)
+	hash(abi.MapServiceSkips, unsafe.Sizeof(abi.ServiceSkip{}), 4)
+	hash(abi.MapAffinities, unsafe.Sizeof(abi.AffinityKey{}), unsafe.Sizeof(abi.Affinity{}))
+	s.specs[abi.MapSourceRanges] = &ebpf.MapSpec{Name: "source_ranges", Type: ebpf.LPMTrie, KeySize: uint32(unsafe.Sizeof(abi.SourceRange{})), ValueSize: 4, MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
+	for name, spec := range s.specs {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			t.Skipf("a table cannot be made: %v", err)
+		}
+		s.maps[name] = m
+	}
+	t.Cleanup(func() {
+		s.Close()
+	})
+	restart(t, s)
+	return s
+}
+
+// restart forgets everything that the kernel does not hold.
+func restart(t *testing.T, s *Set) {
+	t.Helper()
+	var err error
+	if s.services, err = s.newServices(); err != nil {
+		t.Fatal(err)
+	}
+	s.services.grace = func() error { return nil }
+	s.services.how.size = 251
+}
+
+// grown puts frontends, growing what is full, as the datapath does.
+func grown(t *testing.T, s *Set, list []service.Frontend) {
+	t.Helper()
+	for range 64 {
+		err := s.SetFrontends(list)
+		var full *FullError
+		if !errors.As(err, &full) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if err := s.Grow(full.Map, full.Want); err != nil {
+			t.Fatal(err)
+		}
+		for name, old := range s.smaller { // what Grown does, but for the pin
+			old.Close()
+			s.services.resize(name, s.Map(name).MaxEntries())
+		}
+		s.smaller = nil
+	}
+	t.Fatal("it grows for ever")
+}
+
+func backend(n int, state service.State) service.Backend {
+	return service.Backend{Addr: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), Port: 80, Protocol: 6, State: state, Weight: 100}
+}
+
+func frontend(n int, backends ...service.Backend) service.Frontend {
+	return service.Frontend{Service: fmt.Sprintf("default/s%d", n), Addr: netip.AddrFrom4([4]byte{10, 96, byte(n >> 8), byte(n)}), Port: 80, Protocol: 6,
+		Kind: service.ClusterIP, Backends: backends}
+}
+
+// shown is what the kernel holds, as `bpf lb list` prints it, without numbers.
+func shown(t *testing.T, s *Set) (out []string) {
+	t.Helper()
+	_, rows, err := s.Dump("lb")
 	if err != nil {
-		t.Skipf("a table cannot be made: %v", err)
+		t.Fatal(err)
 	}
-	defer backends.Close()
-	v := &services{backends: backends, grace: func() error { return nil }, known: map[abi.ServiceKey]entry{},
-		ids32: map[backendName]uint32{}, used: make([]bool, 8), ids: []bool{true, true}}
-	f := service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Port: 80, Protocol: 6,
-		Backends: []service.Backend{{Addr: netip.MustParseAddr("10.0.0.1"), Port: 80}, {Addr: netip.MustParseAddr("10.0.0.2"), Port: 80}}}
-	if err := v.put(abi.ServiceKey{}, f); err == nil {
-		t.Fatal("there was a number left")
+	for _, r := range rows {
+		out = append(out, r[0]+" "+r[4])
 	}
-	v.release()
-	if slices.Contains(v.used, true) || len(v.ids32) != 0 {
-		t.Errorf("rows %v and names %v are lost", v.used, v.ids32)
+	return out
+}
+
+// TestRandomChangesLeaveTheKernelAsTheListSays compares the kernel with the list
+// after every change, over restarts and growth.
+func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
+	s := tinyServices(t, 16)
+	r := rand.New(rand.NewPCG(1, 2))
+	list := map[int]service.Frontend{}
+	for step := range 400 {
+		for range r.IntN(4) + 1 {
+			n := r.IntN(60)
+			if r.IntN(3) == 0 {
+				delete(list, n)
+				continue
+			}
+			f := frontend(n)
+			for i := range 12 {
+				if r.IntN(3) == 0 {
+					f.Backends = append(f.Backends, backend(i, []service.State{service.Active, service.Active, service.Terminating, service.Maintenance}[r.IntN(4)]))
+				}
+			}
+			if r.IntN(3) == 0 {
+				f.Algorithm = service.Maglev
+			}
+			if r.IntN(3) == 0 {
+				f.Affinity = 60
+			}
+			if r.IntN(3) == 0 {
+				f.Sources = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(4))}), 16)}
+			}
+			list[n] = f
+		}
+		var want []string
+		var all []service.Frontend
+		affinity, sources := 0, 0
+		for _, f := range list {
+			all = append(all, f)
+			var to []string
+			for _, b := range f.Takers() {
+				to = append(to, netip.AddrPortFrom(b.Addr, b.Port).String())
+			}
+			want = append(want, f.Socket()+" "+strings.Join(to, ","))
+			if f.Affinity > 0 {
+				affinity += len(f.Backends)
+			}
+			sources += len(f.Sources)
+		}
+		grown(t, s, all)
+		slices.Sort(want)
+		if got := shown(t, s); !slices.Equal(got, want) {
+			t.Fatalf("step %d: the kernel has\n%s\nwant\n%s", step, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources} {
+			if got := countRows(t, s, name); got != n {
+				t.Fatalf("step %d: %d rows in %s, want %d", step, got, name, n)
+			}
+		}
+		if r.IntN(10) == 0 {
+			restart(t, s)
+		}
+	}
+	grown(t, s, nil)
+	s.SettleServices()
+	if got := shown(t, s); got != nil {
+		t.Errorf("left over: %s", got)
+	}
+	v := s.services
+	if len(v.slots.used)+len(v.tables.used)+len(v.backends.byID)+len(v.backends.byName)+len(v.ranges)+len(v.maglevs) != 0 {
+		t.Errorf("lost: slots %v, tables %v, backends %v", v.slots.used, v.tables.used, v.backends.byID)
+	}
+	for i, used := range append(v.ids.used[1:], v.backends.numbers.used[1:]...) {
+		if used {
+			t.Errorf("number %d is lost", i+1)
+		}
+	}
+}
+
+func countRows(t *testing.T, s *Set, name string) int {
+	t.Helper()
+	n := 0
+	it := s.Map(name).Iterate()
+	k, v := make([]byte, s.Map(name).KeySize()), make([]byte, 4)
+	for it.Next(&k, &v) {
+		n++
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestFrontendsWithTheSameBackendsShareTheirSlots(t *testing.T) {
+	s := tinyServices(t, 64)
+	one, two := frontend(1, backend(1, service.Active), backend(2, service.Active)), frontend(2, backend(1, service.Active), backend(2, service.Active))
+	one.Algorithm, two.Algorithm = service.Maglev, service.Maglev
+	if err := s.SetFrontends([]service.Frontend{one, two}); err != nil {
+		t.Fatal(err)
+	}
+	v := s.services
+	if len(v.slots.used) != 1 || len(v.tables.used) != 1 || len(v.backends.byID) != 2 {
+		t.Errorf("%d ranges, %d tables, %d backends; want 1, 1, 2", len(v.slots.used), len(v.tables.used), len(v.backends.byID))
+	}
+}
+
+func TestWhatServicesPointedAtRestsUntilTheGracePeriodIsOver(t *testing.T) {
+	s := tinyServices(t, 64)
+	v := s.services
+	if err := s.SetFrontends([]service.Frontend{frontend(1, backend(1, service.Active))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetFrontends([]service.Frontend{frontend(1, backend(2, service.Active))}); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.resting.slots) != 1 || len(v.resting.backends) != 1 {
+		t.Errorf("resting: %+v", v.resting)
+	}
+	var b abi.Backend
+	if err := s.maps[abi.MapBackends].Lookup(uint32(1), &b); err != nil {
+		t.Fatal(err)
+	}
+	if b.Flags != 0 || unmapped(b.Addr).String() != "10.0.0.1" {
+		t.Errorf("the row of a backend that has gone is %+v: it must say so and keep its address", b)
+	}
+	if len(v.slots.used) != 2 {
+		t.Errorf("%d pieces of slots in use, want both", len(v.slots.used))
+	}
+	s.SettleServices()
+	if len(v.slots.used) != 1 || !v.resting.empty() {
+		t.Errorf("%d pieces in use, resting %+v", len(v.slots.used), v.resting)
+	}
+}
+
+func TestThirtyThousandServicesFitWithoutASetting(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a second")
+	}
+	s := tinyServices(t, 4096)
+	var list []service.Frontend
+	for n := range 30000 {
+		f := frontend(n)
+		for i := range 5 {
+			b := backend(0, service.Active)
+			b.Addr = netip.AddrFrom4([4]byte{10, byte(1 + n>>13), byte(n >> 5), byte(n<<3 | i)})
+			f.Backends = append(f.Backends, b)
+		}
+		list = append(list, f)
+	}
+	grown(t, s, list)
+	if got := shown(t, s); len(got) != len(list) {
+		t.Errorf("%d services in the kernel", len(got))
+	}
+	before := s.services.slots.end
+	restart(t, s)
+	grown(t, s, list)
+	if after := s.services.slots.end; after != before {
+		t.Errorf("a restart moved the slots: %d rows in use before, %d after", before, after)
 	}
 }

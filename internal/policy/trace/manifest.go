@@ -25,6 +25,7 @@ import (
 // Manifest is what a file says, as far as policy depends on it.
 type Manifest struct {
 	Policies   []policy.Object
+	Texts      []json.RawMessage // of the policies, as JSON
 	Pods       []corev1.Pod
 	Namespaces []corev1.Namespace
 	Others     []string // kinds that do not count
@@ -108,7 +109,7 @@ func (m *Manifest) policy(o policy.Object, doc []byte, spec any, namespaced bool
 	} else {
 		o.Spec = spec
 	}
-	m.Policies = append(m.Policies, o)
+	m.Policies, m.Texts = append(m.Policies, o), append(m.Texts, bytes.Clone(doc))
 }
 
 func decodeInto[T any](doc []byte, list *[]T) error {

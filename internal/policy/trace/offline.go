@@ -52,16 +52,12 @@ func FromManifest(cluster string, m Manifest) (World, []rest.ObjectFit, error) {
 		}
 		w.pods[p.Pod] = p
 	}
-	x, status, err := policy.NewExplainer(policy.Options{Cluster: cluster}, &in)
+	x, _, err := policy.NewExplainer(policy.Options{Cluster: cluster}, &in)
 	if err != nil {
 		return World{}, nil, err
 	}
 	w.x = x
-	var fits []rest.ObjectFit
-	for _, s := range status {
-		fits = append(fits, rest.ObjectFit{Object: s.Key, Valid: s.Valid, Reason: s.Reason})
-	}
-	return World{Explainer: x, Find: w.find}, fits, nil
+	return World{Explainer: x, Find: w.find}, Fit(x, m.Policies), nil
 }
 
 // namespaceLabels are those of a namespace; every one has its name as a label.

@@ -276,11 +276,21 @@ func overlay(x *policy.Explainer, manifests []string) (*policy.Explainer, []rest
 	if len(objects) == 0 {
 		return nil, nil, fmt.Errorf("the manifests hold no policy")
 	}
-	next, status := x.With(objects)
-	var fits []rest.ObjectFit
-	for _, s := range status {
-		fits = append(fits, rest.ObjectFit{Object: s.Key, Valid: s.Valid, Reason: s.Reason})
+	next, _ := x.With(objects)
+	return next, Fit(x, objects), nil
+}
+
+// Fit says what would become of objects, and what in them can hardly be meant.
+func Fit(x *policy.Explainer, objects []policy.Object) []rest.ObjectFit {
+	var out []rest.ObjectFit
+	for _, o := range objects {
+		status, findings := x.Lint(o)
+		f := rest.ObjectFit{Object: status.Key, Valid: status.Valid, Reason: status.Reason}
+		for _, w := range findings {
+			f.Warnings = append(f.Warnings, rest.FitWarning{Path: w.Path, Text: w.Text})
+		}
+		out = append(out, f)
 	}
-	slices.SortStableFunc(fits, func(a, b rest.ObjectFit) int { return strings.Compare(a.Object, b.Object) })
-	return next, fits, nil
+	slices.SortStableFunc(out, func(a, b rest.ObjectFit) int { return strings.Compare(a.Object, b.Object) })
+	return out
 }

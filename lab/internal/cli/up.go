@@ -47,7 +47,7 @@ func (f *upFlags) bind(cmd *cobra.Command) {
 	fl.IntVar(&f.options.Nodes, "nodes", 2, "number of nodes, 1 to 5")
 	fl.StringVar(&f.options.IPFamily, "ip-family", plan.Dual, "addresses: dual, ipv4 or ipv6")
 	fl.StringVar(&f.options.CNI, "cni", plan.CNIStentor, "pod network: stentor or bridge")
-	fl.StringVar(&f.options.KubeProxy, "kube-proxy", plan.ProxyNftables, "service proxy of Kubernetes: none, nftables or iptables")
+	fl.StringVar(&f.options.KubeProxy, "kube-proxy", "", "service proxy of Kubernetes: none, nftables or iptables; empty: none, since Stentor carries services out, nftables with another CNI")
 	fl.StringVar(&f.options.RoutingMode, "routing-mode", "tunnel", "between nodes: tunnel or native")
 	fl.BoolVar(&f.options.PodRoutes, "pod-routes", false, "give the fabric routes to pods, so that the API server reaches them")
 	fl.StringArrayVar(&f.options.Set, "set", nil, "chart value, KEY=VALUE (repeatable)")

@@ -58,7 +58,9 @@ func chartValues(p *plan.Plan, images []string, unified bool) object {
 		"ipv4":           object{"enabled": p.IPFamily != plan.IPv6},
 		"ipv6":           object{"enabled": p.IPFamily != plan.IPv4},
 		"routingMode":    p.RoutingMode,
-		"cgroup":         object{"autoMount": object{"enabled": false}, "hostRoot": cgroupRoot},
+		// Without kube-proxy nobody else carries services out.
+		"kubeProxyReplacement": p.KubeProxy == plan.ProxyNone,
+		"cgroup":               object{"autoMount": object{"enabled": false}, "hostRoot": cgroupRoot},
 	}
 	if p.RoutingMode == "native" {
 		v["autoDirectNodeRoutes"] = true

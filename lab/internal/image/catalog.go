@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -44,7 +46,12 @@ func (r recipe) names() []string { return append([]string{r.name}, r.aliases...)
 var recipes = []recipe{
 	{name: Pause, binaries: []string{"stentor-pause"}, config: Config{Entrypoint: []string{"/usr/bin/stentor-pause"}, User: "65535:65535"}},
 	{name: CoreDNS, binaries: []string{"coredns"}, config: Config{Entrypoint: []string{"/usr/bin/coredns"}}},
-	{name: Stentor, binaries: []string{"stentor", "stentor-cni"}, config: Config{Entrypoint: []string{"/usr/bin/stentor"}}},
+	{
+		name: Stentor, binaries: []string{"stentor", "stentor-cni"},
+		// The names by which runbooks call such an agent's commands.
+		links:  map[string]string{"usr/bin/cilium": "stentor", "usr/bin/cilium-dbg": "stentor", "usr/bin/hubble": "stentor"},
+		config: Config{Entrypoint: []string{"/usr/bin/stentor"}},
+	},
 	{
 		name: App, binaries: []string{"stentor-app"}, packages: appPackages,
 		// Not busybox as sh: it prefers its own ping, nc and ip.
@@ -147,8 +154,8 @@ func (b *Builder) fill(w *layerWriter, r recipe) error {
 			return err
 		}
 	}
-	for from, to := range r.links {
-		if err := w.link(tar.TypeSymlink, from, to); err != nil {
+	for _, from := range slices.Sorted(maps.Keys(r.links)) {
+		if err := w.link(tar.TypeSymlink, from, r.links[from]); err != nil {
 			return err
 		}
 	}

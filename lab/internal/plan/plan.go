@@ -47,7 +47,7 @@ type Options struct {
 	Nodes       int      `json:"nodes"`       // 1-5, default 2
 	IPFamily    string   `json:"ipFamily"`    // Dual, IPv4 or IPv6; default Dual
 	CNI         string   `json:"cni"`         // CNIStentor or CNIBridge; default CNIStentor
-	KubeProxy   string   `json:"kubeProxy"`   // ProxyNone, ProxyNftables or ProxyIptables; default ProxyNftables
+	KubeProxy   string   `json:"kubeProxy"`   // ProxyNone, ProxyNftables or ProxyIptables; default ProxyNone with CNIStentor, else ProxyNftables
 	RoutingMode string   `json:"routingMode"` // "tunnel" or "native"; default "tunnel"
 	PodRoutes   bool     `json:"podRoutes"`   // the fabric has routes to the pods; default: it knows nothing of them
 	Set         []string `json:"set"`         // chart overrides, key=value
@@ -80,6 +80,9 @@ func (o Options) WithDefaults() Options {
 	set(&o.Name, "stentor")
 	set(&o.IPFamily, Dual)
 	set(&o.CNI, CNIStentor)
+	if o.CNI == CNIStentor {
+		set(&o.KubeProxy, ProxyNone)
+	}
 	set(&o.KubeProxy, ProxyNftables)
 	set(&o.RoutingMode, "tunnel")
 	set(&o.StateRoot, DefaultStateRoot)

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package service
+
+import "net/netip"
+
+// Values of trafficDistribution; the annotation topology-mode counts as PreferSameZone.
+const (
+	PreferSameZone = "PreferSameZone"
+	PreferSameNode = "PreferSameNode"
+	preferClose    = "PreferClose" // older name of PreferSameZone
+)
+
+// Annotations and labels of Services that are carried out.
+const (
+	AnnotationType         = "service.cilium.io/type"
+	AnnotationNode         = "service.cilium.io/node"
+	AnnotationNodeSelector = "service.cilium.io/node-selector"
+	AnnotationForwarding   = "service.cilium.io/forwarding-mode"
+	AnnotationAlgorithm    = "service.cilium.io/lb-algorithm"
+	AnnotationRanges       = "service.cilium.io/src-ranges-policy"
+	AnnotationWeight       = "service.cilium.io/weight" // of EndpointSlices
+	annotationTopology     = "service.kubernetes.io/topology-mode"
+	annotationHints        = "service.kubernetes.io/topology-aware-hints"
+
+	LabelProxyName = "service.kubernetes.io/service-proxy-name"
+	labelHeadless  = "service.kubernetes.io/headless"
+)
+
+// Place is what frontends depend on besides objects: this node and its settings.
+type Place struct {
+	Node   string
+	Zone   string // label topology.kubernetes.io/zone
+	Labels map[string]string
+	// Addresses are all of the node's own; NodePort those on which NodePorts and
+	// HostPorts are served.
+	Addresses, NodePort []netip.Addr
+
+	IPv4, IPv6        bool
+	AllKinds          bool // kube-proxy-replacement; otherwise ClusterIP only
+	Topology          bool // hints and trafficDistribution count
+	ExternalClusterIP bool // ClusterIPs are served to clients outside, too
+	RangesForAll      bool // loadBalancerSourceRanges limit every external frontend, not only those of the load balancer
+	ProxyName         string
+	Algorithm         Algorithm // of external frontends
+	Forwarding        string    // snat, dsr, hybrid
+}
