@@ -20,7 +20,7 @@ GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 KUBE_PROXY   ?= nftables
 CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-oracle demo demo-down conformance conformance-netpol conformance-build clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-policy demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,7 +101,7 @@ conformance-build: ## Build the upstream suite and the programs of its pods.
 bench-policy: ## Measure changes of policy up to 100,000 identities, into docs/bench/policy-scale.md (5 minutes).
 	go test ./internal/policy -run '^TestScale$$' -v -timeout 30m -args -scale -scale-out $(CURDIR)/docs/bench/policy-scale.md
 
-soak-oracle: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
+soak-policy: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
 	go test ./internal/policy -run 'Oracle|EveryStep|Deltas|OrderOfEvents' -timeout 0 -rapid.checks=$(or $(SOAK),1000000)
 
 demo: deps lab ## Bring a cluster up and show a policy at work; leaves the cluster running.
