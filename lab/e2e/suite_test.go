@@ -45,7 +45,8 @@ type setup struct {
 }
 
 func TestTunnel(t *testing.T) {
-	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true")
+	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "k8sClusterNetworkPolicy.enabled=true",
+		"--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
 	s.story(t, "restore", (*setup).restore)
@@ -66,6 +67,7 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "quarantine", (*setup).quarantine)
 	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
 	s.story(t, "validation", (*setup).validation)
+	s.story(t, "policy-kinds", (*setup).policyKinds)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)
@@ -224,7 +226,7 @@ func (s *setup) wait(limit time.Duration, what string, done func(context.Context
 // namespace makes a namespace that goes with the story, if the lab is to stay.
 func (s *setup) namespace(name string, labels ...string) string {
 	s.t.Helper()
-	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + ", labels: {" + strings.Join(labels, ", ") + "}}\n"
+	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: \"" + name + "\", labels: {" + strings.Join(labels, ", ") + "}}\n"
 	s.apply(yaml)
 	s.t.Cleanup(func() {
 		if os.Getenv(keepEnv) == "" {
