@@ -70,6 +70,7 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "quarantine", (*setup).quarantine)
 	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
 	s.story(t, "validation", (*setup).validation)
+	s.story(t, "policy-kinds", (*setup).policyKinds)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)
@@ -228,7 +229,7 @@ func (s *setup) wait(limit time.Duration, what string, done func(context.Context
 // namespace makes a namespace that goes with the story, if the lab is to stay.
 func (s *setup) namespace(name string, labels ...string) string {
 	s.t.Helper()
-	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + ", labels: {" + strings.Join(labels, ", ") + "}}\n"
+	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: \"" + name + "\", labels: {" + strings.Join(labels, ", ") + "}}\n"
 	s.apply(yaml)
 	s.t.Cleanup(func() {
 		if os.Getenv(keepEnv) == "" {
