@@ -150,7 +150,8 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 	if (is_too_big(skb, p))
 		return answer_too_big(skb, p);
 	if (cfg_tunnel)
-		return to_overlay_device(skb, p, f->node, f->identity[side]);
+		/* A pod that answers with an address of this node comes as this node. */
+		return to_overlay_device(skb, p, f->node, f->service && side == RESPONDER ? IDENTITY_HOST : f->identity[side]);
 	return to_uplink(skb, p);
 }
 

@@ -117,6 +117,18 @@ enum {
 	FOR_HOST = -31, /* an address of this node: the stack's, without a row */
 };
 
+/* Host ports are known on their own node only: it translates for pods elsewhere,
+ * which reach every other service without coming here. */
+static __always_inline int host_port(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct scratch *space = scratch();
+
+	if (!space || (p->flags & PACKET_ICMP_ERROR) || !service_of(p, SCOPE_INTERNAL, 0) ||
+	    space->service.kind != SERVICE_HOST_PORT)
+		return 0;
+	return translate_to(skb, p, key);
+}
+
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
  * key that allows p, FOR_HOST, or a drop reason. */
 __global int admit_from_overlay(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct outer *outer)
@@ -132,6 +144,12 @@ __global int admit_from_overlay(struct __sk_buff *skb, struct packet *p, struct 
 	if (reason)
 		return reason;
 	party_find(&o->party[1], &p->destination);
+	if (cfg_services && (o->party[1].flags & IPCACHE_HOST)) {
+		reason = host_port(skb, p, key);
+		if (reason)
+			return reason;
+		party_find(&o->party[1], &p->destination);
+	}
 	p->endpoint = o->party[1].id;
 	p->destination_identity = o->party[1].identity;
 	if (o->party[1].flags & IPCACHE_HOST)

@@ -42,6 +42,7 @@ type Service struct {
 // ServiceStatus is the service in force.
 type ServiceStatus struct {
 	Realized *ServiceSpec `json:"realized,omitempty"`
+	Why      string       `json:"why,omitempty"` // no backend takes new connections
 }
 
 // ServiceSpec is a frontend with its backends.

@@ -8,7 +8,8 @@ enum flow_leg {
 	LEG_DIRECT = 0,
 	LEG_CLIENT = 1,  /* client - proxy */
 	LEG_SERVER = 2,  /* proxy - server, with the client's address */
-	LEG_SERVICE = 3, /* keyed by the tuple before translation, see service.h */
+	LEG_SERVICE = 3, /* keyed by the tuple before translation, see service_flow.h */
+	LEG_ANSWER = 4,	 /* keyed by the tuple after it */
 };
 
 /* The tuple in canonical order: (a, port_a) <= (b, port_b) as bytes. ICMP echo:

@@ -4,6 +4,8 @@
 
 #include "flow.h"
 
+/* Where a frontend stands for any address there is a second row, of leg LEG_ANSWER:
+ * the tuple after translation -> the address and port that were asked. */
 /* A connection translated on the wire: the tuple before translation -> the chosen
  * backend. Key: struct flow_key with leg LEG_SERVICE. Written by the programs. */
 struct service_flow {

@@ -77,11 +77,48 @@ static __always_inline int translate(struct __sk_buff *skb, struct packet *p, st
 /* If p is for a NodePort of any node: the same. */
 static __always_inline int translate_node_port(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
+	struct scratch *space = scratch();
 	__u16 port = ntohs(p->destination_port);
+	int reason;
 
-	if (!cfg_services || port < cfg_node_port_min || port > cfg_node_port_max)
+	if (!space || !cfg_services || port < cfg_node_port_min || port > cfg_node_port_max)
 		return 0;
-	return service_of(p, SCOPE_INTERNAL, ANY_ADDRESS) ? translate_to(skb, p, key) : 0;
+	if (!service_of(p, SCOPE_INTERNAL, ANY_ADDRESS))
+		return 0;
+	space->asked = p->destination;
+	reason = translate_to(skb, p, key);
+	if (reason)
+		return reason;
+	space->answer = space->to;
+	space->answer.addr = space->asked;
+	space->answer.port = htons(port);
+	space->service_key = *key;
+	space->service_key.leg = LEG_ANSWER;
+	return bpf_map_update_elem(&service_flows, &space->service_key, &space->answer, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
+}
+
+/* What the client of p's flow asked for, of a frontend for any address. */
+static __always_inline int asked_of(const struct packet *p, const struct packet *inner, struct service_vip *vip)
+{
+	struct scratch *space = scratch();
+	struct service_flow *row;
+	struct packet *own = (struct packet *)(inner ? inner : p);
+
+	if (!space)
+		return REASON_NO_SERVICE_BACKEND;
+	flow_key_of(own, &space->service_key);
+	space->service_key.leg = LEG_ANSWER;
+	row = bpf_map_lookup_elem(&service_flows, &space->service_key);
+	if (!row)
+		return REASON_NO_SERVICE_BACKEND;
+	row->last = bpf_jiffies64();
+	vip->vip = row->addr;
+	return 0;
+}
+
+static __always_inline int is_any(const struct addr *a)
+{
+	return !addr_high(a) && (!addr_low(a) || (addr_is4(a) && !addr_word(a, 3)));
 }
 
 /* A pod answers itself: only its own flow leads there. */
@@ -115,9 +152,13 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 	if (p->flags & PACKET_RELATED) {
 		inner = packet_new(s);
 		reason = parse_inner(skb, p, inner);
+		if (!reason && is_any(&vip.vip))
+			reason = asked_of(p, inner, &vip);
 		return reason ? reason : rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
 	}
-	reason = rewrite(skb, p, &vip.vip, vip.port, 0);
+	reason = is_any(&vip.vip) ? asked_of(p, NULL, &vip) : 0;
+	if (!reason)
+		reason = rewrite(skb, p, &vip.vip, vip.port, 0);
 	if (reason || !is_hairpin(&p->destination))
 		return reason;
 	ep = endpoint_at(client);

@@ -410,9 +410,16 @@ func TestPodsReachNodePortsOfEveryNode(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			a := newNodeA(t, servingA(nil))
 			a.serve(frontend{pick(f.six, "0.0.0.0", "::"), nodePort, 6, abi.ScopeInternal, abi.Service{}, []string{server.ip(f.six)}})
-			for _, dst := range []string{pick(f.six, hostIP4, hostIP6), pick(f.six, hostBIP4, hostBIP6)} {
-				m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: dst, sport: 4000, dport: nodePort, flags: "S"}
+			for i, dst := range []string{pick(f.six, hostIP4, hostIP6), pick(f.six, hostBIP4, hostBIP6)} {
+				m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: dst, sport: 4000 + uint16(i), dport: nodePort, flags: "S"}
 				expectDelivered(t, dst, a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
+				back := between(server, client, f.six, 8080, m.sport, "SA")
+				r := a.run("from_pod", back.bytes(t), from{device: devPod2})
+				expectDelivered(t, "answer", r, client)
+				checkSums(t, r.out)
+				if d := decode(t, r.out); d.src != dst || d.sport != nodePort {
+					t.Errorf("answer of %s:%d, want %s:%d", d.src, d.sport, dst, nodePort)
+				}
 				m.dport = 29999
 				expect(t, "another port", a.run("from_pod", m.bytes(t), from{device: devPod1}), map[bool]uint32{true: actRedirect, false: actOK}[dst == pick(f.six, hostBIP4, hostBIP6)], 0)
 			}
@@ -441,6 +448,38 @@ func TestPodsReachServicesOfHosts(t *testing.T) {
 			if d := decode(t, r.out); d.src != m.dst || d.sport != 80 {
 				t.Errorf("answer of %s:%d", d.src, d.sport)
 			}
+		})
+	}
+}
+
+// A host port is known on its own node only.
+func TestPodsReachHostPortsOfOtherNodes(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := servingCluster(t, nil)
+			host := pick(f.six, hostBIP4, hostBIP6)
+			c.b.serve(frontend{host, 8088, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceHostPort}, []string{remote.ip(f.six)}})
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: host, sport: 4000, dport: 8088, flags: "S"}
+			for _, flags := range []string{"S", "A"} {
+				m.flags = flags
+				r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+				in := tunnelled(t, flags, r, hostBIP4, hostIP4, client.identity)
+				r = c.b.run("from_overlay", r.out, in)
+				expectDelivered(t, flags, r, remote)
+				checkSums(t, r.out)
+				r = c.b.run("from_pod", between(remote, client, f.six, 8080, 4000, "SA").bytes(t), from{device: devPod1})
+				in = tunnelled(t, "answer", r, hostIP4, hostBIP4, 1)
+				r = c.a.run("from_overlay", r.out, in)
+				expectDelivered(t, "answer", r, client)
+				checkSums(t, r.out)
+				if d := decode(t, r.out); d.src != host || d.sport != 8088 {
+					t.Errorf("answer of %s:%d", d.src, d.sport)
+				}
+				c.a.bumpEndpoint(client.id) // a stale row knows the answer, too
+			}
+			c.b.setCell(peerClient, slotRemoteIngress, abi.SetDeny, remote.id)
+			r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			expect(t, "after a deny", c.b.run("from_overlay", r.out, tunnelled(t, "", r, hostBIP4, hostIP4, client.identity)), actShot, abi.ReasonPolicyDenied)
 		})
 	}
 }

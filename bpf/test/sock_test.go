@@ -18,6 +18,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/stentor-net/stentor/internal/abi"
 )
 
 const inCgroup = "STENTOR_BPF_TEST_CGROUP"
@@ -46,6 +49,9 @@ func TestSocketsReachServices(t *testing.T) {
 		t.Run("TCP", talkTCP)
 		t.Run("UDP", talkUDP)
 		t.Run("refused", talkRefused)
+		t.Run("NodePort", talkNodePort)
+		t.Run("affinity", talkAffinity)
+		t.Run("redirect", talkRedirect)
 		return
 	}
 	dir := filepath.Join(cgroupRoot(t), fmt.Sprintf("st-bpf-test-%d", os.Getpid()))
@@ -53,11 +59,13 @@ func TestSocketsReachServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(dir) })
-	n := newNode(t, nil)
+	cookie := netnsCookie(t)
+	n := newNode(t, config{abi.ConfigServices: uint8(1), abi.ConfigHostNetns: cookie, abi.ConfigBindProtection: uint8(1)})
 	for name, at := range map[string]ebpf.AttachType{
 		"sock_connect4": ebpf.AttachCGroupInet4Connect, "sock_connect6": ebpf.AttachCGroupInet6Connect,
 		"sock_sendmsg4": ebpf.AttachCGroupUDP4Sendmsg, "sock_sendmsg6": ebpf.AttachCGroupUDP6Sendmsg,
 		"sock_recvmsg4": ebpf.AttachCGroupUDP4Recvmsg, "sock_recvmsg6": ebpf.AttachCGroupUDP6Recvmsg,
+		"sock_post_bind4": ebpf.AttachCGroupInet4PostBind, "sock_post_bind6": ebpf.AttachCGroupInet6PostBind,
 		"sock_getpeername4": ebpf.AttachCgroupInet4GetPeername, "sock_getpeername6": ebpf.AttachCgroupInet6GetPeername,
 	} {
 		l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: at, Program: n.prog(name)})
@@ -71,6 +79,19 @@ func TestSocketsReachServices(t *testing.T) {
 		n.addService(vip6, 80, protocol, 18080, "::1")
 	}
 	n.addService(vip4, 81, 6, 18080)
+	n.put(abi.MapServices, abi.ServiceKey{VIP: mapped(vip4)}, abi.Service{Flags: abi.ServiceRest})
+	for _, family := range []struct{ any, here string }{{"0.0.0.0", "127.0.0.1"}, {"::", "::1"}} {
+		n.serve(frontend{family.any, nodePort, 6, abi.ScopeInternal, abi.Service{}, []string{family.here}})
+	}
+	n.put(abi.MapNodeAddrs, mapped(hostBIP4), uint32(2))
+	first := n.first
+	id := n.serve(frontend{"10.96.0.20", 80, 6, abi.ScopeInternal, abi.Service{Affinity: 60}, []string{"127.0.0.1", "127.0.0.2"}})
+	for i := range uint32(2) {
+		n.put(abi.MapAffinityBackends, abi.AffinityBackend{Service: id, Backend: first + i + 1}, uint32(1))
+	}
+	n.serve(frontend{"127.0.0.9", 80, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceSkipped}, []string{"127.0.0.1"}})
+	n.put(abi.MapServiceSkips, abi.ServiceSkip{VIP: mapped("127.0.0.9"), Netns: cookie, Port: ports(80), Protocol: 6}, uint32(1))
+	n.serve(frontend{"127.0.0.8", 80, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceSkipped}, []string{"127.0.0.1"}})
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -204,5 +225,106 @@ func talkRefused(t *testing.T) {
 	_, err := net.Dial("tcp4", net.JoinHostPort(vip4, "81"))
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a service without backends: %v", err)
+	}
+}
+
+func netnsCookie(t *testing.T) uint64 {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cookie
+}
+
+// greet listens and sends its own address to whoever comes.
+func greet(t *testing.T, addr string) {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, addr)
+			c.Close()
+		}
+	}()
+}
+
+func hear(addr string) (string, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	b, err := io.ReadAll(c)
+	return string(b), err
+}
+
+func talkNodePort(t *testing.T) {
+	greet(t, "127.0.0.1:8080")
+	greet(t, "[::1]:8080")
+	for from, want := range map[string]string{
+		"127.0.0.1:30080": "127.0.0.1:8080", "127.9.9.9:30080": "127.0.0.1:8080", "[::1]:30080": "[::1]:8080", hostBIP4 + ":30080": "127.0.0.1:8080",
+	} {
+		if got, err := hear(from); err != nil || got != want {
+			t.Errorf("%s: reached %q, %v; want %s", from, got, err, want)
+		}
+	}
+	if _, err := hear("127.0.0.1:30081"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a port without service: %v", err)
+	}
+	if _, err := hear(vip4 + ":82"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a port that the virtual address does not have: %v", err)
+	}
+	for _, network := range []string{"tcp4", "tcp6"} {
+		if l, err := net.Listen(network, ":30080"); err == nil {
+			l.Close()
+			t.Errorf("%s: a socket of the host got the NodePort", network)
+		}
+		l, err := net.Listen(network, ":30081")
+		if err != nil {
+			t.Errorf("%s: a port that is no NodePort: %v", network, err)
+			continue
+		}
+		l.Close()
+	}
+}
+
+func talkAffinity(t *testing.T) {
+	greet(t, "127.0.0.1:8080")
+	greet(t, "127.0.0.2:8080")
+	first, err := hear("10.96.0.20:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 30 {
+		if got, err := hear("10.96.0.20:80"); err != nil || got != first {
+			t.Fatalf("got %q after %q, %v", got, first, err)
+		}
+	}
+}
+
+func talkRedirect(t *testing.T) {
+	greet(t, "127.0.0.1:8080")
+	greet(t, "127.0.0.9:80")
+	if got, err := hear("127.0.0.9:80"); err != nil || got != "127.0.0.9:80" {
+		t.Errorf("a namespace that a redirect skips: %q, %v", got, err)
+	}
+	if got, err := hear("127.0.0.8:80"); err != nil || got != "127.0.0.1:8080" {
+		t.Errorf("a namespace that it does not skip: %q, %v", got, err)
 	}
 }

@@ -50,6 +50,7 @@ const (
 	LegClient  = 1
 	LegServer  = 2
 	LegService = 3
+	LegAnswer  = 4
 )
 
 // enum flow_side.

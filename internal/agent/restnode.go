@@ -100,9 +100,9 @@ func (a *Agent) serviceList() []rest.Service {
 			Flags:           &rest.ServiceFlags{Type: string(f.Kind), Name: name, Namespace: namespace},
 		}
 		for _, b := range f.Backends {
-			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: string(b.State)})
+			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: string(b.State), NodeName: b.Node, Weight: b.Weight})
 		}
-		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec}})
+		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec, Why: f.Why}})
 	}
 	return out
 }

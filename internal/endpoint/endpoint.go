@@ -27,6 +27,9 @@ type HostPort struct {
 	HostIP   netip.Addr // on which; invalid or unspecified: on all
 }
 
+// Bound tells whether the port is served on one address only.
+func (p HostPort) Bound() bool { return p.HostIP.IsValid() && !p.HostIP.IsUnspecified() }
+
 // Pod is a Kubernetes pod: a row of the raw table `pods`.
 type Pod struct {
 	Namespace, Name, UID string

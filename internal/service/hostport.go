@@ -37,17 +37,21 @@ func OfPod(p endpoint.Pod, at Place) Derived {
 				d.Frontends = append(d.Frontends, f)
 			}
 		}
-		if port.HostIP.IsValid() && !port.HostIP.IsUnspecified() && !port.HostIP.IsLoopback() && !slices.Contains(at.Addresses, port.HostIP) {
-			d.Problems = append(d.Problems, fmt.Sprintf("host port %d: %s is no address of this node", port.HostPort, port.HostIP))
+		if port.Bound() && !slices.Contains(at.Addresses, port.HostIP) {
+			d.Problems = append(d.Problems, fmt.Sprintf("host port %d: %s is no address of this node that others reach", port.HostPort, port.HostIP))
 		}
 	}
 	return d
 }
 
-// hostPortAddresses are those on which a host port is served.
+// hostPortAddresses are those on which a host port is served: never one that is
+// not the node's, which would let a pod take the traffic of others.
 func (at Place) hostPortAddresses(p endpoint.HostPort) []netip.Addr {
-	if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
+	switch {
+	case !p.Bound():
+		return at.NodePort
+	case slices.Contains(at.Addresses, p.HostIP):
 		return []netip.Addr{p.HostIP}
 	}
-	return at.NodePort
+	return nil
 }

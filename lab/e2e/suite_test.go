@@ -45,7 +45,8 @@ type setup struct {
 }
 
 func TestTunnel(t *testing.T) {
-	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true")
+	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true",
+		"--set", "k8sClusterNetworkPolicy.enabled=true", "--set", "nodeSelectorLabels=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
 	s.story(t, "restore", (*setup).restore)
@@ -57,6 +58,9 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "default-deny", (*setup).defaultDeny)
 	s.story(t, "namespace-labels", (*setup).namespaceLabels)
 	s.story(t, "cluster-policy", (*setup).clusterPolicy)
+	s.story(t, "named-peers", (*setup).namedPeers)
+	s.story(t, "tiers", (*setup).tiers)
+	s.story(t, "audit", (*setup).audit)
 	s.story(t, "measured", (*setup).measured)
 	s.story(t, "health", (*setup).health)
 	s.story(t, "checks", (*setup).checks)

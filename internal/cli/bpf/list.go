@@ -27,7 +27,11 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	var nouns []*cobra.Command
 	for _, d := range dumps {
 		noun := &cobra.Command{Use: d.noun, Short: "Show " + d.short}
-		nouns = append(nouns, command.Group(noun, newCmdList(f, d.noun, d.short)))
+		list := newCmdList(f, d.noun, d.short)
+		if d.noun == "lb" {
+			list = newCmdLB(f)
+		}
+		nouns = append(nouns, command.Group(noun, list))
 	}
 	return command.Group(&cobra.Command{
 		Use:   "bpf",

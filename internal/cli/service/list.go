@@ -20,7 +20,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
 		Use: "service", Aliases: []string{"services", "svc"},
 		Short: "Show the services that the datapath balances",
-	}, newCmdList(f))
+	}, newCmdList(f), newCmdGet(f))
 }
 
 // newCmdList makes `service list`.
@@ -40,13 +40,32 @@ func list(s command.Streams, o command.Output, got []rest.Service) error {
 		}
 		return strings.Compare(frontend(a), frontend(b))
 	})
-	return command.Print(s, o, []command.Column[rest.Service]{
-		{Name: "ID", Value: func(s rest.Service) string { return strconv.FormatInt(spec(s).ID, 10) }},
-		{Name: "SERVICE", Value: name},
-		{Name: "TYPE", Value: func(s rest.Service) string { return flags(s).Type }},
-		{Name: "FRONTEND", Value: frontend},
-		{Name: "BACKENDS", Value: backends},
-	}, got, nil)
+	return command.Print(s, o, columns, got, nil)
+}
+
+var columns = []command.Column[rest.Service]{
+	{Name: "ID", Value: func(s rest.Service) string { return strconv.FormatInt(spec(s).ID, 10) }},
+	{Name: "SERVICE", Value: name},
+	{Name: "TYPE", Value: func(s rest.Service) string { return flags(s).Type }},
+	{Name: "FRONTEND", Value: frontend},
+	{Name: "SCOPE", Value: scope},
+	{Name: "BACKENDS", Value: backends},
+}
+
+// scope says whose connections a frontend takes.
+func scope(s rest.Service) string {
+	if a := spec(s).FrontendAddress; a != nil && a.Scope != "" {
+		return a.Scope
+	}
+	return "internal"
+}
+
+// none tells why there is no backend for new connections.
+func none(s rest.Service) string {
+	if s.Status != nil && s.Status.Why != "" {
+		return "none: " + s.Status.Why
+	}
+	return "none"
 }
 
 // spec is what is in force, or else what is wanted.
@@ -90,6 +109,9 @@ func backends(s rest.Service) string {
 			text += " (" + b.State + ")"
 		}
 		out = append(out, text)
+	}
+	if s.Status != nil && s.Status.Why != "" {
+		out = append([]string{none(s)}, out...)
 	}
 	return strings.Join(out, ", ")
 }
