@@ -312,7 +312,7 @@ func (n *onNode) direct(r request) (a answer, err error) {
 // rows counts those of a table of the agent that name the namespace of the
 // measurements; with Count it waits until there are so many.
 func (n *onNode) rows(r request) (a answer, err error) {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		var t rest.Table
 		if err := agentSocket.Call(context.Background(), "GET", rest.PathDBTable+r.Table, nil, &t); err != nil {
 			return a, err
