@@ -115,6 +115,17 @@ static __always_inline __u32 world_of(const struct packet *p)
 	return IDENTITY_WORLD;
 }
 
+/* Apart, for the stack of from_net. */
+__global int through_tunnel(struct __sk_buff *skb, struct packet *p, __u32 node)
+{
+	int reason;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	reason = decrement_ttl(skb, p);
+	return reason ? drop(skb, p, reason) : to_overlay_device(skb, p, node, world_of(p));
+}
+
 /* To a backend elsewhere: a pod of another node, a host, or the world. */
 static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet *p, const struct service_flow *to)
 {
@@ -137,10 +148,7 @@ static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet 
 		return drop(skb, p, reason);
 	if (!tunnel)
 		return to_uplink(skb, p);
-	reason = decrement_ttl(skb, p);
-	if (reason)
-		return drop(skb, p, reason);
-	return to_overlay_device(skb, p, o->party[1].node, world_of(p));
+	return through_tunnel(skb, p, o->party[1].node);
 }
 
 /* To a backend that is this host itself: its answers pass to_net. */
