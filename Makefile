@@ -17,8 +17,10 @@ LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
 MACHINE_DEPS := qemu-system-x86 busybox-static iproute2
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
+KUBE_PROXY   ?= nftables
+CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix soak bench demo demo-down conformance clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-policy demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,10 +85,24 @@ soak: ## Judge every case of the verdict corpora by packets through the datapath
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
+	@[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy
 	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
 
-conformance: ## Kubernetes' own network suite: not there yet.
-	@echo "conformance: the upstream network suite is not wired to the lab yet" >&2; exit 1
+conformance: deps lab conformance-build ## Run Kubernetes' own network suite in a lab (root).
+	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+
+conformance-netpol: deps lab conformance-build ## Run the suite's NetworkPolicy specs in a lab (root).
+	$(LAB) conformance --suite netpol --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+
+conformance-build: ## Build the upstream suite and the programs of its pods.
+	cd lab/conformance && go test -c -vet=off -ldflags "-s -w" -o $(BIN)/network.test .
+	cd lab/conformance && go build -ldflags "-s -w" -o $(BIN)/ tool
+
+bench-policy: ## Measure changes of policy up to 100,000 identities, into docs/bench/policy-scale.md (5 minutes).
+	go test ./internal/policy -run '^TestScale$$' -v -timeout 30m -args -scale -scale-out $(CURDIR)/docs/bench/policy-scale.md
+
+soak-policy: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
+	go test ./internal/policy -run 'Oracle|EveryStep|Deltas|OrderOfEvents' -timeout 0 -rapid.checks=$(or $(SOAK),1000000)
 
 demo: deps lab ## Bring a cluster up and show a policy at work; leaves the cluster running.
 	$(LAB) demo

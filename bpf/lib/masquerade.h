@@ -71,34 +71,34 @@ static __always_inline int keeps_port(const struct nat_entry *mapping, __u16 por
  * with mapping->port set, or a drop reason. */
 __global int take_port(struct __sk_buff *skb, const struct nat_key *out, struct nat_entry *mapping)
 {
-	struct nat_entry own = {};
-	struct nat_key in;
+	struct scratch *s = scratch();
 	__u32 width = cfg_nat_port_max - cfg_nat_port_min + 1;
 	__u16 port;
 	int i;
 
-	if (!out || !mapping)
+	if (!s || !out || !mapping)
 		return REASON_NAT_NO_MAPPING;
-	in = *out;
-	in.local = mapping->addr;
-	in.direction = NAT_IN;
-	own.addr = out->local;
-	own.port = out->local_port;
-	own.endpoint = mapping->endpoint;
-	own.incarnation = mapping->incarnation;
-	own.last = mapping->last;
-	own.service = mapping->service;
+	s->inward = *out;
+	s->inward.local = mapping->addr;
+	s->inward.direction = NAT_IN;
+	__builtin_memset(&s->inward_row, 0, sizeof(s->inward_row));
+	s->inward_row.addr = out->local;
+	s->inward_row.port = out->local_port;
+	s->inward_row.endpoint = mapping->endpoint;
+	s->inward_row.incarnation = mapping->incarnation;
+	s->inward_row.last = mapping->last;
+	s->inward_row.service = mapping->service;
 	port = ntohs(out->local_port);
 	for (i = 0; i < PORT_TRIES; i++) {
 		/* Its own port is kept where no host socket is given one by the kernel. */
 		if (out->protocol != PROTO_SCTP &&
 		    (i || ((port < cfg_nat_port_min || port > cfg_nat_port_max) && !keeps_port(mapping, port))))
 			port = cfg_nat_port_min + bpf_get_prandom_u32() % width;
-		in.local_port = htons(port);
-		if (host_owns(skb, &in))
+		s->inward.local_port = htons(port);
+		if (host_owns(skb, &s->inward))
 			continue;
-		if (!bpf_map_update_elem(&nat, &in, &own, BPF_NOEXIST)) {
-			mapping->port = in.local_port;
+		if (!bpf_map_update_elem(&nat, &s->inward, &s->inward_row, BPF_NOEXIST)) {
+			mapping->port = s->inward.local_port;
 			return 0;
 		}
 		if (out->protocol == PROTO_SCTP)

@@ -4,6 +4,7 @@
  * Only the slow path uses it. */
 
 #include "flow.h"
+#include "nat.h"
 #include "party.h"
 #include "service.h"
 #include "service_flow.h"
@@ -27,6 +28,8 @@ struct scratch {
 	struct affinity_key client;
 	struct addr asked; /* address of a node, of whose NodePort one was asked */
 	struct service_flow answer;
+	struct nat_key inward;       /* row of a mapping that is to be made */
+	struct nat_entry inward_row;
 	struct packet inner;         /* another packet than the one in hand */
 };
 

@@ -30,11 +30,11 @@ type row struct {
 	endpoint [2]uint16
 	identity [2]uint32
 	node     uint16
-	opener   uint16
+	fromB    bool
 }
 
 func rowOf(f abi.Flow) row {
-	return row{f.Side, f.Endpoint, f.Identity, f.Node, f.Flags & abi.FlowFromB}
+	return row{f.Side, f.Endpoint, f.Identity, f.Node, f.Flags&abi.FlowFromB != 0}
 }
 
 const setNarrow = 7

@@ -101,7 +101,7 @@ EOT
 		echo "cd /src/$package; echo '== $package'"
 		# The machine is a namespace of its own already.
 		# What mutated and hostile packets try is our code, the same on every kernel.
-		echo "STENTOR_BPF_TEST_NETNS=1 ./run.test -test.run '$regexp' -test.skip 'Hostile|Mutated|Fuzz' -test.v -test.short -test.timeout 900s $flags || code=1"
+		echo "STENTOR_BPF_TEST_NETNS=1 ./run.test -test.run '$regexp' -test.skip 'Hostile|Mutated|Fuzz' -test.v -test.short -test.timeout 1500s $flags || code=1"
 		flags=
 	done
 	echo 'cat /src/bpf/test/testdata/instructions.txt 2>/dev/null | sed "s/^/instructions: /"'
@@ -111,7 +111,7 @@ ln -s busybox "$root/bin/sh"
 chmod +x "$root/init"
 (cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) > "$dir/initrd.gz"
 
-timeout 1000 qemu-system-x86_64 -M q35 -m 2500 -smp 2 -nographic -no-reboot \
+timeout 1700 qemu-system-x86_64 -M q35 -m 2500 -smp 2 -nographic -no-reboot \
 	-kernel "$kernel/vmlinuz" -initrd "$dir/initrd.gz" -append "console=ttyS0 quiet panic=-1" \
 	< /dev/null | tr -d '\r' | tee "$dir/output" | sed -un '/Linux [0-9]/,$p'
 grep -aq '^exit 0' "$dir/output"

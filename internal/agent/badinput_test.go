@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -178,6 +181,40 @@ func TestAnAddThatCannotBeSavedLeavesNothing(t *testing.T) {
 	if err := os.Remove(state); err != nil {
 		t.Fatal(err)
 	}
+	l.mustAdd(curl)
+}
+
+func TestADeletionOfWhatWasNeverAddedIsDone(t *testing.T) {
+	l := newLab(t).start()
+	if err := l.del(pod("stranger")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGarbageOnTheSocketIsRefusedAndHarmsNobody(t *testing.T) {
+	l := newLab(t).start()
+	web := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", l.client.Socket)
+	}}}
+	for _, body := range []string{"", "{", "[1,2]", `"ADD"`, "\x00\xff", `{"containerID":7}`, `{}`, strings.Repeat("[", 20000)} {
+		for _, path := range []string{rest.PathCNIAdd, rest.PathCNICheck} {
+			q, err := http.NewRequestWithContext(t.Context(), "PUT", "http://agent"+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := web.Do(q)
+			if err != nil {
+				t.Fatalf("%s with %.20q: %v", path, body, err)
+			}
+			answer, err := io.ReadAll(r.Body)
+			r.Body.Close()
+			if err != nil || r.StatusCode < 400 || len(answer) == 0 {
+				t.Errorf("%s with %.20q: status %d, %q, %v", path, body, r.StatusCode, answer, err)
+			}
+		}
+	}
+	curl := pod("curl")
+	l.bind(curl)
 	l.mustAdd(curl)
 }
 

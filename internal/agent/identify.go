@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -23,6 +24,8 @@ type identifier struct {
 	ids       *allocator
 	endpoints *endpoints
 	checks    *checks
+
+	known map[string]wantedIdentity // by UID of the pod: what the last step found
 }
 
 // How often pods are looked at again at most, and after an error.
@@ -68,29 +71,45 @@ func (i *identifier) step(ctx context.Context) error {
 		}
 	}
 	wanted := map[string]wantedIdentity{}
-	inUse := map[string]identity.ID{}
-	for _, e := range i.tables.endpoints.Snapshot().All() {
-		inUse[e.Labels.Key()] = e.Identity
-	}
-	for _, p := range i.tables.pods.Snapshot().All() {
+	inUse := sync.OnceValue(func() map[string]identity.ID {
+		out := map[string]identity.ID{}
+		for _, e := range i.tables.endpoints.Snapshot().All() {
+			out[e.Labels.Key()] = e.Identity
+		}
+		return out
+	})
+	identities := i.tables.identities.Revision()
+	pods, namespaces := i.tables.pods.Snapshot(), i.tables.namespaces.Snapshot()
+	for key, p := range pods.All() {
 		if p.HostNetwork || p.Phase == "Succeeded" || p.Phase == "Failed" {
 			continue
 		}
-		labels, ok := i.labels(p)
-		if !ok {
-			continue // its namespace is on its way
+		from := [3]uint64{pods.Written(key), namespaces.Written(p.Namespace), identities}
+		if w, ok := i.known[p.UID]; ok && w.from == from {
+			wanted[p.UID] = w
+			continue
 		}
-		wanted[p.UID] = wantedIdentity{labels, p.Ports}
-		_, err := i.ids.ensure(ctx, labels, inUse[labels.Key()])
-		keep(err)
+		ns, ok := namespaces.Get(p.Namespace)
+		if !ok {
+			continue // on its way
+		}
+		labels := endpoint.IdentityLabels(p, ns.Labels, i.opts.ClusterName, i.opts.labels)
+		w := wantedIdentity{labels: labels, ports: p.Ports, from: from}
+		var err error
+		if w.id, err = i.ids.ensure(ctx, labels, inUse()[labels.Key()]); err != nil {
+			keep(err)
+			w.from = [3]uint64{} // look again
+		}
+		wanted[p.UID] = w
 	}
+	i.known = wanted
 	for _, e := range i.tables.endpoints.Snapshot().All() {
 		w, ok := wanted[e.PodUID]
 		if !ok || e.State == endpoint.StateDisconnecting {
 			continue
 		}
-		id, found := i.ids.lookup(w.labels)
-		if !found || id == e.Identity && slices.Equal(w.labels, e.Labels) && slices.Equal(w.ports, e.Ports) {
+		id := w.id
+		if id == 0 || id == e.Identity && slices.Equal(w.labels, e.Labels) && slices.Equal(w.ports, e.Ports) {
 			continue
 		}
 		i.log.Info("identity of endpoint changes", "endpoint", e.ID, "pod", e.PodKey(), "old", e.Identity, "new", id)
@@ -99,16 +118,10 @@ func (i *identifier) step(ctx context.Context) error {
 	return first
 }
 
+// wantedIdentity is what a pod's endpoint should have; id 0: none can be had now.
 type wantedIdentity struct {
 	labels label.Set
 	ports  []endpoint.Port
-}
-
-// labels of a pod; false while its namespace is not known.
-func (i *identifier) labels(p endpoint.Pod) (label.Set, bool) {
-	ns, ok := i.tables.namespaces.Get(p.Namespace)
-	if !ok {
-		return nil, false
-	}
-	return endpoint.IdentityLabels(p, ns.Labels, i.opts.ClusterName, i.opts.labels), true
+	id     identity.ID
+	from   [3]uint64 // revisions of the pod, its namespace and the identities
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"strings"
@@ -27,13 +28,21 @@ type publisher struct {
 	checks  *checks
 
 	stored map[string]*ciliumv2.CiliumEndpoint // by namespace/name: what this agent wrote last
+	from   map[string]origin                   // what it was made from
 	seen   map[string]bool                     // those that the watch has shown since
+}
+
+// origin is what an object was made from: an endpoint, and revisions of rows.
+type origin struct {
+	id                   uint16
+	incarnation          uint32
+	endpoint, nodes, pod uint64
 }
 
 const publishRetry = time.Second
 
 func (p *publisher) Run(ctx context.Context) error {
-	p.stored, p.seen = map[string]*ciliumv2.CiliumEndpoint{}, map[string]bool{}
+	p.stored, p.seen, p.from = map[string]*ciliumv2.CiliumEndpoint{}, map[string]bool{}, map[string]origin{}
 	if err := waitSynced(ctx, p.tables.nodes, p.tables.pods, p.tables.remotes); err != nil {
 		return err
 	}
@@ -65,8 +74,10 @@ func (p *publisher) step(ctx context.Context) error {
 		}
 	}
 	p.forgetDeleted()
+	nodes := p.tables.nodes.Revision() // before self: never older than it
 	wanted := map[string]endpoint.Endpoint{}
-	for _, e := range p.tables.endpoints.Snapshot().All() {
+	endpoints, pods := p.tables.endpoints.Snapshot(), p.tables.pods.Snapshot()
+	for _, e := range endpoints.All() {
 		if !published(e.State) {
 			continue
 		}
@@ -76,18 +87,23 @@ func (p *publisher) step(ctx context.Context) error {
 	}
 	self := localRow(p.tables)
 	for key, e := range wanted {
+		from := origin{e.ID, e.Incarnation, endpoints.Written(fmt.Sprint(e.ID)), nodes, pods.Written(key)}
+		if p.stored[key] != nil && p.from[key] == from {
+			continue
+		}
 		want := ciliumEndpoint(e, self)
-		if pod, ok := p.tables.pods.Get(key); ok && pod.UID == e.PodUID {
+		if pod, ok := pods.Get(key); ok && pod.UID == e.PodUID {
 			want.Status.ServiceAccount = pod.ServiceAccount
 		}
 		if reflect.DeepEqual(p.stored[key], want) {
+			p.from[key] = from
 			continue
 		}
 		if err := p.cluster.PublishEndpoint(ctx, want.DeepCopy()); err != nil {
 			keep(err)
 			continue
 		}
-		p.stored[key] = want
+		p.stored[key], p.from[key] = want, from
 	}
 	for key, uid := range p.left(self) {
 		if _, ok := wanted[key]; ok {
@@ -99,6 +115,7 @@ func (p *publisher) step(ctx context.Context) error {
 			continue
 		}
 		delete(p.stored, key)
+		delete(p.from, key)
 		delete(p.seen, key)
 	}
 	return first

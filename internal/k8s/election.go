@@ -110,6 +110,7 @@ type view struct {
 	version string    // resource version seen last
 	seen    time.Time // since when
 	lost    bool      // somebody else has the Lease
+	told    string    // why it was not taken, as the log has it
 }
 
 // attempt is try with a limit.
@@ -147,8 +148,13 @@ func (v *view) try(ctx context.Context) bool {
 
 func (v *view) outcome(err error) bool {
 	v.lost = false
-	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-		v.Log.Debug("lease not taken", "lease", v.Namespace+"/"+v.Name, "error", err)
+	switch {
+	case err == nil:
+		v.told = ""
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), errors.Is(err, context.Canceled):
+	case err.Error() != v.told: // once, not at every attempt
+		v.told = err.Error()
+		v.Log.Warn("lease not taken: without it nothing is done; tried again", "lease", v.Namespace+"/"+v.Name, "error", err)
 	}
 	return err == nil
 }

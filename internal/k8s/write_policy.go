@@ -103,7 +103,9 @@ func (c *Client) PublishPolicyConditions(ctx context.Context, o policy.Object, w
 	if err != nil {
 		return err
 	}
-	var stored struct{ Status ciliumv2.PolicyStatus }
+	var stored struct {
+		Status ciliumv2.PolicyStatus `json:"status"` // the tag counts: keys are case-sensitive here
+	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(old.text, &stored); err != nil {
 		return fmt.Errorf("read status of %s %s: %w", o.Kind, key(o.Namespace, o.Name), err)
 	}

@@ -149,6 +149,38 @@ func TestAPolicyLearnsWhetherItWasAccepted(t *testing.T) {
 	}
 }
 
+func TestAConditionThatStaysKeepsItsTimeAndOthersStay(t *testing.T) {
+	s := k8stest.New(t)
+	const path = "apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies/p"
+	s.Put(path, `{"spec":{"endpointSelector":{},"ingress":[{}]},"status":{"conditions":[
+		{"type":"Valid","status":"True","reason":"PolicyValid","lastTransitionTime":"2020-01-01T00:00:00Z"},
+		{"type":"Theirs","status":"True","lastTransitionTime":"2020-01-01T00:00:00Z"},
+		{"type":"Enforced","status":"False","message":"in force on 1 of 2 nodes","lastTransitionTime":"2020-01-01T00:00:00Z"}]}}`)
+	o := policy.Object{Kind: policy.KindCiliumNetworkPolicy, Namespace: "default", Name: "p"}
+	write := func(message string) string {
+		t.Helper()
+		if err := s.Client().PublishPolicyConditions(t.Context(), o,
+			ciliumv2.PolicyCondition{Type: "Valid", Status: "True", Reason: "PolicyValid"},
+			ciliumv2.PolicyCondition{Type: "Enforced", Status: "False", Message: message}); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(s.Object(path)["status"])
+	}
+	got := write("in force on 1 of 3 nodes")
+	if strings.Count(got, "2020-01-01") != 3 || !strings.Contains(got, "Theirs") || !strings.Contains(got, "1 of 3") {
+		t.Errorf("no status changed, but got %s", got)
+	}
+	before := s.Object(path)["metadata"].(k8stest.Object)["resourceVersion"]
+	write("in force on 1 of 3 nodes")
+	if after := s.Object(path)["metadata"].(k8stest.Object)["resourceVersion"]; after != before {
+		t.Error("what stands there already was written again")
+	}
+	o.UID = "another one"
+	if got := write("in force on 9 of 9 nodes"); strings.Contains(got, "9 of 9") {
+		t.Error("the status of another object of that name was written")
+	}
+}
+
 func TestAClusterNetworkPolicyLearnsItInAConditionWithAMessage(t *testing.T) {
 	s := k8stest.New(t)
 	const path = "apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/p"

@@ -31,7 +31,9 @@ const (
 func start(t *testing.T, s *k8stest.Server, o Options) (stop func()) {
 	t.Helper()
 	o.Namespace, o.HealthAddress = "kube-system", "-"
-	o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	if o.Identity == "" {
 		o.Identity = "one"
 	}

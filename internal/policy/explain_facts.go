@@ -24,9 +24,9 @@ type facts interface {
 	// portNames are the numbers that pods give to port names, by nameKey.
 	portNames() map[string][]portName
 	known() map[identity.ID]label.Set
-	// podRows are the rows inside a prefix that are pods or ranges of pods.
-	podRows(netip.Prefix) []netip.Prefix
 	references() *References
+	// podPrefixes are the ranges of pods and the pods that are known, in order.
+	podPrefixes() []netip.Prefix
 }
 
 // The engine's own facts are those of the moment of the question.
@@ -83,25 +83,26 @@ func (e *Engine) known() map[identity.ID]label.Set {
 	return out
 }
 
-// podFlags are those of rows that are pods or ranges of pods.
-const podFlags = AddressPod | AddressLocalPods | AddressRemotePods
-
-func (e *Engine) podRows(in netip.Prefix) []netip.Prefix {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	var out []netip.Prefix
-	for p, a := range e.addr.rows.Inside(in) {
-		if a.Flags&podFlags != 0 {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 func (e *Engine) references() *References {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.refs
+}
+
+// podFlags mark what is a pod's, or a range of pods.
+const podFlags = AddressPod | AddressLocalPods | AddressRemotePods
+
+func (e *Engine) podPrefixes() []netip.Prefix {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var out []netip.Prefix
+	for p, row := range e.addr.rows.All() {
+		if row.Flags&podFlags != 0 {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, comparePrefix)
+	return out
 }
 
 // inputFacts are those of input that no engine has seen.
@@ -178,14 +179,15 @@ func (f *inputFacts) known() map[identity.ID]label.Set {
 	return out
 }
 
-func (f *inputFacts) podRows(in netip.Prefix) []netip.Prefix {
+func (f *inputFacts) references() *References { return cmp.Or(f.in.References, noReferences) }
+
+func (f *inputFacts) podPrefixes() []netip.Prefix {
 	var out []netip.Prefix
 	for i := range f.in.Addresses {
-		if a := &f.in.Addresses[i]; a.Flags&podFlags != 0 && holds(in, a.Prefix) {
-			out = append(out, a.Prefix)
+		if f.in.Addresses[i].Flags&podFlags != 0 {
+			out = append(out, f.in.Addresses[i].Prefix)
 		}
 	}
+	slices.SortFunc(out, comparePrefix)
 	return out
 }
-
-func (f *inputFacts) references() *References { return cmp.Or(f.in.References, noReferences) }

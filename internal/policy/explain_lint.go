@@ -88,8 +88,8 @@ func (l *linter) peer(r *rule, s *selector) {
 
 // podsIn finds a range of pods, or a pod, that a prefix holds.
 func (l *linter) podsIn(c cidrRange) (string, bool) {
-	for _, p := range l.x.facts.podRows(c.prefix) {
-		if inRange(c, &peerFacts{row: p}) {
+	for _, p := range l.x.facts.podPrefixes() {
+		if holds(c.prefix, p) && inRange(c, &peerFacts{row: p}) {
 			return p.String(), true
 		}
 	}

@@ -55,14 +55,16 @@ func toCIDRs(subject string, cidrs ...ciliumv2.CIDR) ciliumv2.Rule {
 	return ciliumv2.Rule{EndpointSelector: byLabel("app", subject), Egress: []ciliumv2.EgressRule{{EgressPeers: ciliumv2.EgressPeers{ToCIDR: cidrs}}}}
 }
 
-// races are changes of which every step must judge as before or as after.
-// Reversed, each must be caught: that shows that the order matters and that
-// the check sees it.
-var races = []struct {
+type race struct {
 	name   string
 	before func(c *drawn)
 	change func(c *drawn)
-}{
+}
+
+// races are changes of which every step must judge as before or as after.
+// Reversed, each must be caught: that shows that the order matters and that
+// the check sees it.
+var races = []race{
 	{"a policy is replaced by one with other peers and ports",
 		func(c *drawn) { c.put("p", fromLabel("web", "app", "db", "80")) },
 		func(c *drawn) { c.put("p", fromLabel("web", "tier", "front", "8080")) }},
@@ -120,6 +122,26 @@ var races = []struct {
 			c.putNetworkPolicy("p", blocks("10.0.0.0/30", "192.0.2.0/24"))
 		},
 		func(c *drawn) { c.putNetworkPolicy("p", blocks("10.0.0.4/30", "192.0.2.0/28")) }},
+	{"a pod of another node comes",
+		func(c *drawn) { c.put("p", fromLabel("web", "app", "db", "80")) },
+		func(c *drawn) {
+			c.pods = append(c.pods, pod{namespace: "red", app: "db", tier: "new", addr: netip.AddrFrom4([4]byte{10, 0, 0, 7})})
+		}},
+	{"a pod of another node goes",
+		func(c *drawn) { c.put("p", fromLabel("web", "app", "cache", "80")) },
+		func(c *drawn) { c.pods = c.pods[:5] }},
+	{"a pod of this node goes",
+		func(c *drawn) { c.put("p", fromLabel("web", "app", "db", "80")) },
+		func(c *drawn) { c.pods = slices.Delete(c.pods, 3, 4) }},
+	{"labels that were not known come",
+		func(c *drawn) {
+			c.put("p", fromLabel("web", "app", "cache", "80"))
+			c.input()
+			for _, id := range c.numbers {
+				c.late[id] = true
+			}
+		},
+		func(c *drawn) { clear(c.late) }},
 	{"two slots exchange endpoints",
 		func(c *drawn) {
 			c.put("p", fromLabel("web", "app", "cache", "80"))
@@ -143,8 +165,9 @@ func blocks(cidrs ...string) networkingv1.NetworkPolicySpec {
 	return spec
 }
 
-// prepared is a kernel before a change, and the steps of the change.
-func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op, endpoints []uint16, in Input) {
+// prepared is a kernel before a change, and the steps of the change; restart:
+// by a new engine that finds the kernel so.
+func prepared(t *testing.T, before, change func(*drawn), restart bool) (kernel State, ops []Op, endpoints []uint16, in Input) {
 	t.Helper()
 	c := sixPods()
 	if before != nil {
@@ -161,6 +184,11 @@ func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op
 	}
 	change(c)
 	in = c.input()
+	if restart {
+		if e, err = New(Options{}, kernel); err != nil {
+			t.Fatal(err)
+		}
+	}
 	out := e.Update(in)
 	if out.Err != nil || len(out.Ops) == 0 {
 		t.Fatalf("%d steps, error %v", len(out.Ops), out.Err)
@@ -169,27 +197,32 @@ func prepared(t *testing.T, before, change func(*drawn)) (kernel State, ops []Op
 }
 
 func TestNoStepOfAChangeGivesAThirdVerdict(t *testing.T) {
-	for _, r := range races {
-		t.Run(r.name, func(t *testing.T) {
-			kernel, ops, endpoints, in := prepared(t, r.before, r.change)
-			before := kernel.Clone()
-			steps(t, r.name, &kernel, &before, ops, endpoints, in)
-		})
-	}
+	eachRace(t, func(t *testing.T, r race, restart bool) {
+		kernel, ops, endpoints, in := prepared(t, r.before, r.change, restart)
+		before := kernel.Clone()
+		steps(t, r.name, &kernel, &before, ops, endpoints, in)
+	})
 }
 
 func TestReversedStepsAreCaught(t *testing.T) {
+	eachRace(t, func(t *testing.T, r race, restart bool) {
+		kernel, ops, endpoints, _ := prepared(t, r.before, r.change, restart)
+		before, after := kernel.Clone(), kernel.Clone()
+		for _, op := range ops {
+			after.Apply(op)
+		}
+		slices.Reverse(ops)
+		if violations(&kernel, &before, &after, ops, endpoints, nil) == "" {
+			t.Errorf("%d steps in the opposite order give no third verdict:\n%s", len(ops), describe(ops))
+		}
+	})
+}
+
+// eachRace runs f for each race, by the engine that is there and by one that
+// starts in the middle of it.
+func eachRace(t *testing.T, f func(t *testing.T, r race, restart bool)) {
 	for _, r := range races {
-		t.Run(r.name, func(t *testing.T) {
-			kernel, ops, endpoints, _ := prepared(t, r.before, r.change)
-			before, after := kernel.Clone(), kernel.Clone()
-			for _, op := range ops {
-				after.Apply(op)
-			}
-			slices.Reverse(ops)
-			if violations(&kernel, &before, &after, ops, endpoints, nil) == "" {
-				t.Errorf("%d steps in the opposite order give no third verdict:\n%s", len(ops), describe(ops))
-			}
-		})
+		t.Run(r.name, func(t *testing.T) { f(t, r, false) })
+		t.Run(r.name+", while the agent was away", func(t *testing.T) { f(t, r, true) })
 	}
 }

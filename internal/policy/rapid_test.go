@@ -207,6 +207,39 @@ func TestTheKernelAgreesWithTheNaiveOracleThroughRandomChanges(t *testing.T) {
 	})
 }
 
+// Breadth instead of depth: many clusters, each judged once, by every seventh probe.
+func TestThousandsOfClustersAreJudgedAsTheDocumentsSay(t *testing.T) {
+	const clusters, stride = 20, 7 // for each of rapid's checks
+	rapid.Check(t, func(t *rapid.T) {
+		d := draw{t}
+		for range clusters {
+			c, opts := d.cluster(), d.options()
+			e, err := New(opts, NewState())
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := c.input()
+			kernel := NewState()
+			for _, op := range e.Update(in).Ops {
+				kernel.Apply(op)
+			}
+			documents := &evaluator{opts: newOracle(opts, &in).opts, in: &in}
+			skip := d.n("skip", stride-1)
+			for i := range in.Subjects {
+				s := &in.Subjects[i]
+				for n, p := range probes([]uint16{s.Endpoint}) {
+					if n%stride != skip {
+						continue
+					}
+					if want, known := documents.judge(s, p.d, p.addr, p.protocol, p.port); known && p.decide(&kernel) != want {
+						t.Fatalf("%+v: by the documents it is %d, the kernel says %v", p, want, kernel.Decide(p.endpoint, p.d, p.addr, p.protocol, p.port))
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestEveryStepJudgesAsBeforeOrAsAfterTheChange(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := draw{t}

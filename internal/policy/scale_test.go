@@ -454,7 +454,7 @@ func scaleMarkdown(rows []scaleRow) string {
 	return b.String()
 }
 
-const scaleText = `Written by ` + "`go test ./internal/policy -run '^TestScale$' -timeout 30m -args -scale -scale-out $PWD/docs/bench/policy-scale.md`" + ` (without ` + "`-scale-out`" + `: ` + "`make bench`" + `). The raw rows are in policy-scale.csv.
+const scaleText = `Written by ` + "`make bench-policy`" + `. The raw rows are in policy-scale.csv.
 
 A seeded cluster of up to 500 namespaces and 100 apps, each pod with labels that matter to nobody. Half of the identities are pods, half are prefixes of policies. Of the policies 40 % speak of an app, 30 % of a namespace and a team, 20 % have a NotIn or an Exists, 10 % share the prefixes. Each selects endpoints of this node.
 

@@ -149,6 +149,15 @@ func (s Snapshot[R]) Get(key string) (R, bool) {
 	return zero, false
 }
 
+// Written is the revision of the commit that wrote the row with the key; 0 if
+// there is none. A row with the same revision is the same row.
+func (s Snapshot[R]) Written(key string) uint64 {
+	if e, ok := s.s.rows.Get([]byte(key)); ok {
+		return e.rev
+	}
+	return 0
+}
+
 // All yields key and row in key order.
 func (s Snapshot[R]) All() iter.Seq2[string, R] { return s.Prefix("") }
 

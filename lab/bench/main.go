@@ -115,7 +115,7 @@ func (r result) write(data, page string) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Measurements\n\n`%s`, %s, on %s.\n", r.Command, r.Time.Format("2006-01-02 15:04 MST"), strings.Join(r.Machine, ", "))
-	b.WriteString("\nA bar is missed only if the whole 95 % interval is beyond it; *open* means that the value is, but not the interval. Rows without a bar are shown, not judged. What is compared is measured in turns. [How](README.md).\n")
+	b.WriteString("\nA bar is missed only if the whole 95 % interval is beyond it; *open* means that the value is, but not the interval. Rows without a bar are shown, not judged. What is compared is measured in turns. [How](../../lab/bench/README.md).\n")
 	bench.Markdown(&b, r.Rows)
 	return os.WriteFile(page, []byte(b.String()), 0o644)
 }

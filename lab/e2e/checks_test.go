@@ -118,7 +118,7 @@ spec: {endpointSelector: {matchLabels: {role: server}}, ingress: [{}]}
 			return s.kube.Apply(ctx, policy) == nil, nil
 		})
 	})
-	r, code := s.runConnectivity("--test", "^pod-to-pod,own-node")
+	r, code := s.runConnectivity("--test", "^pod-to-pod,to-own-node,to-other-node")
 	both.Wait()
 	if code != 1 || r.OK || r.Failed != 2 || r.Passed != 2 {
 		s.t.Errorf("exit code %d, %+v", code, r)

@@ -45,7 +45,8 @@ type setup struct {
 }
 
 func TestTunnel(t *testing.T) {
-	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true")
+	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true",
+		"--set", "k8sClusterNetworkPolicy.enabled=true", "--set", "nodeSelectorLabels=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
 	s.story(t, "restore", (*setup).restore)
@@ -57,6 +58,9 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "default-deny", (*setup).defaultDeny)
 	s.story(t, "namespace-labels", (*setup).namespaceLabels)
 	s.story(t, "cluster-policy", (*setup).clusterPolicy)
+	s.story(t, "named-peers", (*setup).namedPeers)
+	s.story(t, "tiers", (*setup).tiers)
+	s.story(t, "audit", (*setup).audit)
 	s.story(t, "measured", (*setup).measured)
 	s.story(t, "health", (*setup).health)
 	s.story(t, "checks", (*setup).checks)
@@ -66,6 +70,7 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "quarantine", (*setup).quarantine)
 	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
 	s.story(t, "validation", (*setup).validation)
+	s.story(t, "policy-kinds", (*setup).policyKinds)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)
@@ -224,7 +229,7 @@ func (s *setup) wait(limit time.Duration, what string, done func(context.Context
 // namespace makes a namespace that goes with the story, if the lab is to stay.
 func (s *setup) namespace(name string, labels ...string) string {
 	s.t.Helper()
-	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + ", labels: {" + strings.Join(labels, ", ") + "}}\n"
+	yaml := "apiVersion: v1\nkind: Namespace\nmetadata: {name: \"" + name + "\", labels: {" + strings.Join(labels, ", ") + "}}\n"
 	s.apply(yaml)
 	s.t.Cleanup(func() {
 		if os.Getenv(keepEnv) == "" {

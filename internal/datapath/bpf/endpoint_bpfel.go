@@ -30,6 +30,7 @@ const (
 	EndpointMapIpcache            = "ipcache"
 	EndpointMapMaglevRows         = "maglev_rows"
 	EndpointMapMetrics            = "metrics"
+	EndpointMapNat                = "nat"
 	EndpointMapNodeAddrs          = "node_addrs"
 	EndpointMapNodes              = "nodes"
 	EndpointMapPeers              = "peers"
@@ -135,6 +136,7 @@ type EndpointMapSpecs struct {
 	Ipcache          *ebpf.MapSpec `ebpf:"ipcache"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	Metrics          *ebpf.MapSpec `ebpf:"metrics"`
+	Nat              *ebpf.MapSpec `ebpf:"nat"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
@@ -214,6 +216,7 @@ type EndpointMaps struct {
 	Ipcache          *ebpf.Map `ebpf:"ipcache"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	Metrics          *ebpf.Map `ebpf:"metrics"`
+	Nat              *ebpf.Map `ebpf:"nat"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
@@ -244,6 +247,7 @@ func (m *EndpointMaps) Close() error {
 		m.Ipcache,
 		m.MaglevRows,
 		m.Metrics,
+		m.Nat,
 		m.NodeAddrs,
 		m.Nodes,
 		m.Peers,

@@ -147,10 +147,9 @@ func (n *Node) insidePod(p *Pod) error {
 	}
 	if p.IPv6.IsValid() {
 		// Before it goes up: no address from the outside, none that is tentative.
-		for _, s := range [][2]string{{"disable_ipv6", "0"}, {"accept_ra", "0"}, {"accept_dad", "0"}} {
-			if err := n.setIfThere("net/ipv6/conf/"+p.ContainerIfName+"/"+s[0], s[1]); err != nil {
-				return err
-			}
+		err := n.setDevice("ipv6", p.ContainerIfName, [][2]string{{"disable_ipv6", "0"}, {"accept_ra", "0"}, {"accept_dad", "0"}})
+		if err != nil {
+			return err
 		}
 	}
 	for _, ip := range p.addresses() {

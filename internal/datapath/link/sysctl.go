@@ -64,15 +64,58 @@ func (n *Node) releaseReversePath() error {
 
 // quietDevice stops the kernel's own IPv6 chatter and path filter on a device of ours.
 func (n *Node) quietDevice(name string) error {
-	if err := n.setIfThere("net/ipv4/conf/"+name+"/rp_filter", "0"); err != nil {
+	if err := n.setDevice("ipv4", name, [][2]string{{"rp_filter", "0"}}); err != nil {
 		return err
 	}
-	for _, s := range [][2]string{{"accept_ra", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"addr_gen_mode", "1"}} {
-		if err := n.setIfThere("net/ipv6/conf/"+name+"/"+s[0], s[1]); err != nil {
-			return err
+	return n.setDevice("ipv6", name, [][2]string{{"accept_ra", "0"}, {"accept_dad", "0"}, {"dad_transmits", "0"}, {"addr_gen_mode", "1"}})
+}
+
+// setDevice sets several sysctls of one device of the calling thread's
+// namespace; it does nothing where the kernel or the namespace lacks the family.
+// The folder is looked up once: below /proc/sys/net the kernel finds a name the
+// slower the more namespaces there are.
+func (n *Node) setDevice(family, name string, settings [][2]string) error {
+	path := filepath.Join("net", family, "conf", name)
+	dir, err := unix.Open(filepath.Join(n.opt.ProcSys, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open sysctls of %s: %w", name, err)
+	}
+	defer unix.Close(dir)
+	for _, s := range settings {
+		if err := setAt(dir, s[0], s[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return sysctlError(path+"/"+s[0], s[1], err)
 		}
 	}
 	return nil
+}
+
+// setAt writes a sysctl of an open folder unless it has the value already.
+func setAt(dir int, name, value string) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	refused := err
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var now [32]byte
+	got, err := unix.Pread(fd, now[:], 0)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(now[:got])) == value {
+		return nil
+	}
+	if refused != nil {
+		return refused
+	}
+	_, err = unix.Pwrite(fd, []byte(value), 0)
+	return err
 }
 
 func (n *Node) get(path string) string {
@@ -89,21 +132,16 @@ func (n *Node) set(path, value string) error {
 	if n.get(path) == value {
 		return nil
 	}
-	err := os.WriteFile(filepath.Join(n.opt.ProcSys, path), []byte(value), 0o644)
-	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("set sysctl %s to %s: %w (mount the node's /proc/sys/net writable into the agent, or set it on the node)",
-			strings.ReplaceAll(path, "/", "."), value, err)
-	}
-	if err != nil {
-		return fmt.Errorf("set sysctl %s: %w", strings.ReplaceAll(path, "/", "."), err)
+	if err := os.WriteFile(filepath.Join(n.opt.ProcSys, path), []byte(value), 0o644); err != nil {
+		return sysctlError(path, value, err)
 	}
 	return nil
 }
 
-// setIfThere does nothing where the kernel or the namespace lacks the family.
-func (n *Node) setIfThere(path, value string) error {
-	if err := n.set(path, value); !errors.Is(err, fs.ErrNotExist) {
-		return err
+func sysctlError(path, value string, err error) error {
+	name := strings.ReplaceAll(path, "/", ".")
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("set sysctl %s to %s: %w (mount the node's /proc/sys/net writable into the agent, or set it on the node)", name, value, err)
 	}
-	return nil
+	return fmt.Errorf("set sysctl %s: %w", name, err)
 }

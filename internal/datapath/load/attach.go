@@ -172,6 +172,9 @@ func Detach() error {
 	}
 	defer a.nl.Close()
 	links, err := a.nl.LinkList()
+	for try := 0; errors.Is(err, netlink.ErrDumpInterrupted) && try < 8; try++ { // devices come and go meanwhile
+		links, err = a.nl.LinkList()
+	}
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}

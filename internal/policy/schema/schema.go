@@ -204,6 +204,9 @@ func (v *validator) value(path string, n *node, value any) {
 	case map[string]any:
 		v.object(path, n, x)
 	}
+	if o, ok := value.(map[string]any); ok {
+		value = n.withoutNulls(o)
+	}
 	v.alternatives(path, n, value)
 }
 
@@ -321,6 +324,7 @@ func (n *node) itemKey(e any) string {
 }
 
 func (v *validator) object(path string, n *node, o map[string]any) {
+	o = n.withoutNulls(o)
 	for _, name := range n.Required {
 		if _, ok := o[name]; !ok {
 			v.fault(join(path, name), "is required")
@@ -329,8 +333,6 @@ func (v *validator) object(path string, n *node, o map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		sub := n.Properties[name]
 		switch {
-		case sub != nil && o[name] == nil && sub.Default != nil:
-			continue // the default takes its place
 		case sub != nil:
 			v.value(join(path, name), sub, o[name])
 		case n.Additional != nil:
@@ -344,6 +346,17 @@ func (v *validator) object(path string, n *node, o map[string]any) {
 			v.fault(path, "%s", r.Message)
 		}
 	}
+}
+
+// withoutNulls leaves out the fields that are null and may not be: the API
+// server takes them for absent.
+func (n *node) withoutNulls(o map[string]any) map[string]any {
+	out := maps.Clone(o)
+	maps.DeleteFunc(out, func(name string, value any) bool {
+		sub := n.Properties[name]
+		return value == nil && sub != nil && !sub.Nullable
+	})
+	return out
 }
 
 func (v *validator) alternatives(path string, n *node, value any) {

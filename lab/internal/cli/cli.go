@@ -61,7 +61,7 @@ kubelet and containerd in it. Nothing of it touches the machine's own network.`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.AddCommand(newUp(), newDemo(), newDown(), newList(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit(), newExecChild())
+	cmd.AddCommand(newUp(), newDemo(), newConformance(), newDown(), newList(), newStatus(), newExec(), newLoad(), newKubeconfig(), newNodeInit(), newExecChild())
 	return cmd
 }
 

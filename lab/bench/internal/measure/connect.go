@@ -174,11 +174,11 @@ func emptyConnect(beside string) (p emptyProgram, err error) {
 func frontends(vip netip.AddrPort, port uint16) (out []service.Frontend) {
 	here := service.Backend{Addr: netip.MustParseAddr("127.0.0.1"), Port: port}
 	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		out = append(out, service.Frontend{Service: "bench/target", Addr: vip.Addr(), Port: vip.Port(), Protocol: protocol, Type: "ClusterIP", Backends: []service.Backend{here}})
+		out = append(out, service.Frontend{Service: "bench/target", Addr: vip.Addr(), Port: vip.Port(), Protocol: protocol, Kind: service.ClusterIP, Backends: []service.Backend{with(here, protocol)}})
 	}
 	for i := range otherServices {
 		out = append(out, service.Frontend{Service: fmt.Sprint("bench/s", i), Addr: netip.AddrFrom4([4]byte{10, 97, byte(i >> 8), byte(i)}), Port: 80,
-			Protocol: unix.IPPROTO_TCP, Type: "ClusterIP", Backends: []service.Backend{{Addr: netip.AddrFrom4([4]byte{10, 52, 1, byte(i)}), Port: 80}}})
+			Protocol: unix.IPPROTO_TCP, Kind: service.ClusterIP, Backends: []service.Backend{{Addr: netip.AddrFrom4([4]byte{10, 52, 1, byte(i)}), Port: 80, Protocol: unix.IPPROTO_TCP, State: service.Active}}})
 	}
 	return out
 }
@@ -211,4 +211,10 @@ func connectLoop(kind, address, count string, out io.Writer) error {
 	}
 	_, err = fmt.Fprintln(out, "done")
 	return err
+}
+
+// with is the backend for a protocol.
+func with(b service.Backend, protocol uint8) service.Backend {
+	b.Protocol, b.State = protocol, service.Active
+	return b
 }

@@ -41,14 +41,13 @@ type podRef struct{ Name, UID string }
 
 // answer is what came of it.
 type answer struct {
-	Error  string             `json:",omitempty"`
-	Took   []float64          `json:",omitempty"` // ms
-	Memory map[string]float64 `json:",omitempty"` // MiB
-	Rows   int                `json:",omitempty"`
-	At     int64              `json:",omitempty"` // ns since 1970
-	Sent   int                `json:",omitempty"`
-	Lost   int                `json:",omitempty"`
-	Worst  float64            `json:",omitempty"` // ms
+	Error string    `json:",omitempty"`
+	Took  []float64 `json:",omitempty"` // ms
+	Rows  int       `json:",omitempty"`
+	At    int64     `json:",omitempty"` // ns since 1970
+	Sent  int       `json:",omitempty"`
+	Lost  int       `json:",omitempty"`
+	Worst float64   `json:",omitempty"` // ms
 }
 
 const (
@@ -70,7 +69,7 @@ func OnNode(_ context.Context, in io.Reader, out io.Writer) error {
 	defer n.close()
 	handlers := map[string]func(request) (answer, error){
 		"freeze": n.freeze, "thaw": n.thaw, "add": n.add, "del": n.del, "exec": n.exec, "direct": n.direct,
-		"memory": n.memory, "rows": n.rows, "probe": n.startProbe, "change": n.change, "quiet": n.endProbe, "restarted": n.restarted,
+		"rows": n.rows, "probe": n.startProbe, "change": n.change, "quiet": n.endProbe, "restarted": n.restarted,
 	}
 	enc := json.NewEncoder(out)
 	for s := bufio.NewScanner(in); s.Scan(); {
@@ -313,7 +312,7 @@ func (n *onNode) direct(r request) (a answer, err error) {
 // rows counts those of a table of the agent that name the namespace of the
 // measurements; with Count it waits until there are so many.
 func (n *onNode) rows(r request) (a answer, err error) {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		var t rest.Table
 		if err := agentSocket.Call(context.Background(), "GET", rest.PathDBTable+r.Table, nil, &t); err != nil {
 			return a, err
@@ -339,16 +338,6 @@ func agentPid() (int, error) {
 		return 0, fmt.Errorf("%d agents run on this node", len(pids))
 	}
 	return pids[0], nil
-}
-
-// memory is what the agent has resident.
-func (n *onNode) memory(request) (answer, error) {
-	pid, err := agentPid()
-	if err != nil {
-		return answer{}, err
-	}
-	m, err := memoryOf(pid)
-	return answer{Memory: m}, err
 }
 
 // memoryOf is what a process has resident, MiB.

@@ -11,7 +11,7 @@ func Parts() []Part {
 		{"testrun", "Time of the programs, the same packet again and again", goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x"), false},
 		{"connect", "Translation of services at the socket", measureConnect, true},
 		{"agent", "The agent of a node, apart from Kubernetes", measureAgent, true},
-		{"cni", "Attaching pods, memory of the agent", measureCNI, false},
+		{"cni", "Attaching pods in a cluster", measureCNI, false},
 		{"policy", "A change of policy, from the API to packets", measurePolicy, false},
 		{"restart", "Restart of the agent", measureRestart, false},
 		{"sizes", "Memory and sizes", measureSizes, true},

@@ -37,7 +37,17 @@ type pingResult struct {
 
 // pingPong measures exchanges of one byte between two namespaces, both ends
 // pinned to one processor. Each end is a process of its own.
-func pingPong(kind string, from, to *space, dst netip.Addr, port uint16, d time.Duration) (pingResult, error) {
+// It tries again where a busy machine gave them no time.
+func pingPong(kind string, from, to *space, dst netip.Addr, port uint16, d time.Duration) (r pingResult, err error) {
+	for range 3 {
+		if r, err = pingPongOnce(kind, from, to, dst, port, d); err == nil {
+			break
+		}
+	}
+	return r, err
+}
+
+func pingPongOnce(kind string, from, to *space, dst netip.Addr, port uint16, d time.Duration) (pingResult, error) {
 	var r pingResult
 	server, err := startChild(to, nil, "serve", strconv.Itoa(int(port)))
 	if err != nil {

@@ -3,6 +3,7 @@
 package measure
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,7 +62,14 @@ func (n *onNode) startProbe(r request) (answer, error) {
 			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			c, err = net.ListenPacket("udp", net.JoinHostPort(text, fmt.Sprint(port)))
+			// Room for seconds: what a busy machine makes late is not lost.
+			lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+				if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) }); cerr != nil {
+					return cerr
+				}
+				return err
+			}}
+			c, err = lc.ListenPacket(context.Background(), "udp", net.JoinHostPort(text, fmt.Sprint(port)))
 			return err
 		})
 		return c, err
