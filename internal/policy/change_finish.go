@@ -153,14 +153,16 @@ func (c *change) settleClasses() {
 		delete(e.homeless, r)
 	}
 	if c.wide {
-		for n := range c.classes {
-			if r := e.byClass[n]; n >= ClassFirst && r != nil {
+		for n, r := range e.byClass { // also those that nobody was in any more
+			if n >= ClassFirst && r != nil {
 				r.class, e.byClass[n] = 0, nil
+				c.class(uint32(n))
 			}
 		}
 	}
 	for r, n := range c.primary {
-		if n >= ClassFirst && !r.dead {
+		// A class made for peers on their way to be unknown is of no use after it.
+		if n >= ClassFirst && !r.dead && r != e.unknown.group.row && r != e.unresolved.group.row {
 			r.class, e.byClass[n] = n, r
 			delete(e.homeless, r)
 		}
