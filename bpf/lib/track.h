@@ -52,7 +52,10 @@ static __always_inline void flow_key_of(struct packet *p, struct flow_key *key)
 /* INITIATOR or RESPONDER: the side of the flow that sent p. */
 static __always_inline __u32 sender_side(const struct flow *f, const struct packet *p)
 {
-	return (f->flags / FLOW_FROM_B ^ p->from_b) & 1; /* without a branch */
+	__u32 side = f->flags / FLOW_FROM_B ^ p->from_b; /* without a branch */
+
+	barrier_var(side); /* the verifier of 6.1 forgets the bounds at the ^: they come after it */
+	return side & 1;
 }
 
 /* Pure SYN of a new connection on the ports of one that has ended. */
