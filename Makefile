@@ -92,7 +92,7 @@ conformance: deps lab conformance-build ## Run Kubernetes' own network suite in 
 	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
 
 conformance-netpol: deps lab conformance-build ## Run the suite's NetworkPolicy specs in a lab (root).
-	$(LAB) conformance --suite netpol --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+	$(LAB) conformance --suite netpol --procs 12 --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
 
 conformance-build: ## Build the upstream suite and the programs of its pods.
 	cd lab/conformance && go test -c -vet=off -ldflags "-s -w" -o $(BIN)/network.test .

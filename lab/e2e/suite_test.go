@@ -71,6 +71,7 @@ func TestTunnel(t *testing.T) {
 	s.story(t, "agents-and-status", (*setup).agentsAndStatus)
 	s.story(t, "validation", (*setup).validation)
 	s.story(t, "policy-kinds", (*setup).policyKinds)
+	s.story(t, "cyclonus", (*setup).cyclonus)
 	s.story(t, "commands", (*setup).commands)
 	s.story(t, "agent-killed", (*setup).agentKilled)
 	s.story(t, "agent-away", (*setup).agentAway)
