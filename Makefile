@@ -20,7 +20,7 @@ GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 KUBE_PROXY   ?= nftables
 CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-policy demo demo-down conformance conformance-netpol conformance-build clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,7 +79,9 @@ test-lab: ## Run the lab's tests and the end-to-end stories (root).
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
 
-soak: ## Judge every case of the verdict corpora by packets through the datapath (root).
+soak: soak-corpora soak-policy ## Both of the following.
+
+soak-corpora: ## Judge every case of the verdict corpora by packets through the datapath (root).
 	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
 
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
