@@ -180,7 +180,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"image.tga=x":                       "'tga' not allowed",
 		"MTU=big":                           "want integer",
 		"routingMode=geneve":                "routingMode",
-		"kubeProxyReplacement=true":         "kubeProxyReplacement",
+		"kubeProxyReplacement=perhaps":      "kubeProxyReplacement",
 		"ipv4.enabled=false":                "both false",
 		"routingMode=native":                "ipv4NativeRoutingCIDR",
 		"autoDirectNodeRoutes=true":         "needs routingMode native",
@@ -198,8 +198,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 func TestRightsStayAsFewAsTheyAre(t *testing.T) {
 	p := mustRender(t)
 	for name, forbidden := range map[string][]string{
-		"stentor":          {"*", "secrets", "ciliumidentities delete", "ciliumnodes delete", "pods create", "pods delete", "customresourcedefinitions"},
-		"stentor-operator": {"*", "secrets", "pods create", "pods delete", "ciliumnetworkpolicies", "ciliumnodes create"},
+		"stentor":          {"*", "secrets", "ciliumidentities delete", "ciliumnodes delete", "pods create", "pods delete", "customresourcedefinitions", "ciliumnetworkpolicies/status", "ciliumclusterwidenetworkpolicies/status"},
+		"stentor-operator": {"*", "secrets", "pods create", "pods delete", "ciliumnetworkpolicies create", "ciliumnetworkpolicies update", "ciliumnetworkpolicies patch", "ciliumnetworkpolicies delete", "ciliumnodes create"},
 	} {
 		var all []string
 		for _, rule := range p.roles[name].Rules {
