@@ -14,6 +14,7 @@ import (
 
 	flowpb "github.com/stentor-net/stentor/api/flow"
 	"github.com/stentor-net/stentor/internal/cli/command"
+	"github.com/stentor-net/stentor/internal/identity"
 )
 
 // filterFlags collects the flags that select flows, in the order they are given.
@@ -214,31 +215,22 @@ func names(values map[string]int32) []string {
 	return out
 }
 
-func identity(put func(*flowpb.FlowFilter, uint32)) func(*flowpb.FlowFilter, string) error {
+// byIdentity reads the number of an identity, or the name of a reserved one.
+func byIdentity(put func(*flowpb.FlowFilter, uint32)) func(*flowpb.FlowFilter, string) error {
 	return func(f *flowpb.FlowFilter, v string) error {
-		if n, ok := reserved[v]; ok {
-			put(f, n)
-			return nil
+		var names []string
+		for id := identity.Host; id <= identity.WorldIPv6; id++ {
+			if id.Name() == v {
+				put(f, uint32(id))
+				return nil
+			}
+			names = append(names, id.Name())
 		}
 		n, err := strconv.ParseUint(v, 10, 32)
 		if err != nil {
-			return fmt.Errorf("%q is neither the number of an identity nor one of %s", v, strings.Join(names32(reserved), ", "))
+			return fmt.Errorf("%q is neither the number of an identity nor one of %s", v, strings.Join(names, ", "))
 		}
 		put(f, uint32(n))
 		return nil
 	}
-}
-
-// reserved identities by name.
-var reserved = map[string]uint32{
-	"host": 1, "world": 2, "unmanaged": 3, "health": 4, "init": 5, "remote-node": 6, "kube-apiserver": 7, "ingress": 8, "world-ipv4": 9, "world-ipv6": 10,
-}
-
-func names32(m map[string]uint32) []string {
-	var out []string
-	for name := range m {
-		out = append(out, name)
-	}
-	slices.SortFunc(out, func(a, b string) int { return int(m[a]) - int(m[b]) })
-	return out
 }

@@ -27,8 +27,8 @@ var filterList = slices.Concat(
 			f.DestinationWorkload = append(f.DestinationWorkload, w)
 		})),
 	ends("identity", "", "number or name of an identity",
-		identity(func(f *flowpb.FlowFilter, n uint32) { f.SourceIdentity = append(f.SourceIdentity, n) }),
-		identity(func(f *flowpb.FlowFilter, n uint32) { f.DestinationIdentity = append(f.DestinationIdentity, n) })),
+		byIdentity(func(f *flowpb.FlowFilter, n uint32) { f.SourceIdentity = append(f.SourceIdentity, n) }),
+		byIdentity(func(f *flowpb.FlowFilter, n uint32) { f.DestinationIdentity = append(f.DestinationIdentity, n) })),
 	[]filterFlag{
 		words("protocol", "tcp, udp, sctp, icmp, icmpv4, icmpv6, vrrp, igmp, http, dns or kafka", func(f *flowpb.FlowFilter) *[]string { return &f.Protocol }, "tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6", "http", "dns", "kafka"),
 		one("verdict", "what became of it: "+strings.Join(names(flowpb.Verdict_value), ", "),

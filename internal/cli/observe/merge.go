@@ -21,14 +21,6 @@ import (
 type server struct {
 	name string
 	conn *grpc.ClientConn
-	stop func()
-}
-
-func (s server) close() {
-	s.conn.Close()
-	if s.stop != nil {
-		s.stop()
-	}
 }
 
 // merge asks several observers the same and gives their answers in order of

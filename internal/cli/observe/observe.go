@@ -181,7 +181,7 @@ func (o *Options) run(ctx context.Context) error {
 	}
 	defer func() {
 		for _, s := range servers {
-			s.close()
+			s.conn.Close()
 		}
 	}()
 	m := &merge{servers: servers, request: req, failed: func(name string, err error) {
