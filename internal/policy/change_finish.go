@@ -167,7 +167,8 @@ func (c *change) settleClasses() {
 			delete(e.homeless, r)
 		}
 	}
-	for n := range c.classes {
+	// In order, since numbers are given out again in the order in which they came back.
+	for _, n := range slices.Sorted(maps.Keys(c.classes)) {
 		if n >= ClassFirst && e.byClass[n] == nil {
 			e.classes.release(n)
 		}
