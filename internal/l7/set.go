@@ -17,7 +17,7 @@ const (
 
 // Set is compiled rules. It never changes.
 type Set struct {
-	Number   uint16
+	Number   uint32
 	Protocol Protocol
 	// Everything of the protocol passes: some rule says so. It is recorded all the same.
 	All bool
