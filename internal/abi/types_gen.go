@@ -189,12 +189,11 @@ type SetKey struct {
 
 // SetEntry is struct set_entry, 8 bytes.
 type SetEntry struct {
-	_         structs.HostLayout
-	Verdict   uint8
-	Flags     uint8
-	ProxyPort uint16
-	L7        uint16
-	Row       uint16
+	_       structs.HostLayout
+	Verdict uint8
+	Flags   uint8
+	Row     uint16
+	L7      uint32
 }
 
 // Generations is struct generations, 32768 bytes.

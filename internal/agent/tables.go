@@ -12,6 +12,7 @@ import (
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/service"
@@ -55,6 +56,7 @@ type tables struct {
 	backends  *table.Table[service.Backend]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
+	l7rules   *table.Table[l7.Source]
 }
 
 // derivedWriters are the handles of the tables that the agent itself fills.
@@ -69,6 +71,7 @@ type derivedWriters struct {
 	backends  *table.Writer[service.Backend]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
+	l7rules   *table.Writer[l7.Source]
 }
 
 func newTables() (*tables, RawWriters, derivedWriters) {
@@ -91,6 +94,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
 	t.backends, own.backends = service.NewBackendTable()
+	t.l7rules, own.l7rules = newL7Table()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
 		Key:  func(s policy.ObjectStatus) string { return s.Key },
@@ -146,7 +150,7 @@ type anyTable interface {
 func (t *tables) all() []anyTable {
 	list := []anyTable{
 		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.health, t.checks,
+		t.endpoints, t.addresses, t.verdicts, t.l7rules, t.frontends, t.backends, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {
