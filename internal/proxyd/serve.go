@@ -61,9 +61,11 @@ func (p *proxy) serve(ctx context.Context, conn net.Conn) {
 	}
 	switch p.protocol(&ruling) {
 	case l7.None:
-		p.relay(ctx, conn, c)
+		p.relay(ctx, conn, c, ruling)
 	case l7.ProtocolHTTP:
-		p.http.Serve(ctx, conn, c)
+		if err := p.http.Serve(ctx, conn, c); err != nil {
+			p.log.Debug("a connection ends", "client", c.Client, "server", c.Server, "error", err)
+		}
 	default:
 		reset(conn)
 	}
@@ -114,7 +116,6 @@ func (p *proxy) drain(listeners []net.Listener) {
 	defer until.Stop()
 	look := time.NewTicker(retryEvery)
 	defer look.Stop()
-	p.http.Drain()
 	for {
 		ours, err := p.kernel.Announced(listeners)
 		if err == nil && !ours && p.conns.len() == 0 {
