@@ -6,6 +6,7 @@
 #include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 enum {
@@ -135,6 +136,8 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 	int reason;
 
 	side &= 1;
+	if (unlikely(f->flags & FLOW_PROXIED))
+		return to_proxy(skb, p, side == INITIATOR);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_stack(skb, p);
 	if (unlikely(f->service && side == RESPONDER)) {
@@ -180,6 +183,8 @@ int from_pod(struct __sk_buff *skb)
 			return to_stack(skb, &p);
 		if (reason == REJECT)
 			return reject_pod(skb, &p);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return reset(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -256,9 +261,10 @@ int to_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
 	if (is_neighbor_discovery(skb, &p))
 		return TC_ACT_OK;
+	see_proxy(skb, &p);
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f || !is_established_to_pod(skb, &p, f)) {
+	if (!f || !is_established_to_pod(skb, &p, f) || unlikely(takes_over(f, &p))) {
 		reason = admit_to_pod(skb, &p, &key);
 		if (reason)
 			return drop(skb, &p, reason);
@@ -266,6 +272,8 @@ int to_pod(struct __sk_buff *skb)
 		if (!f)
 			return drop(skb, &p, REASON_CT_INSERT_FAILED);
 	}
+	if (unlikely((f->flags & FLOW_PROXIED) && !is_of_proxy(&p)))
+		return drop(skb, &p, REASON_NOT_FROM_PROXY);
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
 	if (unlikely(f->service && side == RESPONDER)) {

@@ -104,6 +104,8 @@ enum packet_flag {
 	PACKET_RELATED = 16, /* ICMP error about a flow, which is now in the flow key */
 	PACKET_DONT_FRAGMENT = 32,
 	PACKET_REPLY = 64, /* to the initiator of its flow */
+	PACKET_FROM_PROXY = 128,
+	PACKET_TO_PROXY = 256, /* for the pod behind a mapping that the proxy uses */
 };
 
 struct packet {

@@ -352,13 +352,13 @@ func (j *judgeNode) collect() {
 	clear(j.sent)
 }
 
-// letter says what a drop was: a denial, or a redirect that no proxy takes yet.
+// letter says what a drop was: a denial, or a redirect, which no proxy takes here.
 func (j *judgeNode) letter(e abi.Event) byte {
+	if e.Reason == abi.ReasonProxyNotRunning {
+		return corpus.Redirected
+	}
 	if e.Reason != abi.ReasonPolicyDenied && e.Reason != abi.ReasonPolicyDeniedExplicit && e.Reason != abi.ReasonIdentityUnknown {
 		return '?'
-	}
-	if rows := j.engine.State().Sets[uint32(e.Set)]; int(e.Row) < len(rows) && rows[e.Row].Verdict == policy.Redirect {
-		return corpus.Redirected
 	}
 	return corpus.Denied
 }

@@ -47,8 +47,6 @@ const (
 // enum flow_leg.
 const (
 	LegDirect  = 0
-	LegClient  = 1
-	LegServer  = 2
 	LegService = 3
 	LegAnswer  = 4
 )
@@ -67,6 +65,7 @@ const (
 	FlowClosing     = 4
 	FlowReplied     = 8
 	FlowMasqueraded = 16
+	FlowProxied     = 32
 	FlowFromB       = 32768
 )
 
@@ -83,6 +82,13 @@ const (
 	IdentityIngress       = 8
 	IdentityWorldIPv4     = 9
 	IdentityWorldIPv6     = 10
+)
+
+// enum mark.
+const (
+	MarkChecked   = 1474363393
+	MarkToProxy   = 1474363394
+	MarkFromProxy = 1474363395
 )
 
 // enum ipcache_flag.
@@ -106,6 +112,7 @@ const (
 // enum nat_flag.
 const (
 	NATAnyPort = 1
+	NATProxied = 2
 )
 
 // enum node_limit.
@@ -195,6 +202,8 @@ const (
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
 	ReasonNotInSourceRange     = 177
+	ReasonSocketAssign         = 179
+	ReasonProxyUnsupported     = 180
 	ReasonPolicyDeniedExplicit = 181
 	ReasonTtlExceeded          = 196
 	ReasonEndpointNotReady     = 203
@@ -203,6 +212,10 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonProxyNotRunning      = 213
+	ReasonProxyFromStack       = 214
+	ReasonNotFromProxy         = 215
+	ReasonNotOfProxy           = 216
 )
 
 // enum service_scope.
@@ -263,6 +276,7 @@ const (
 	MapNodes            = "nodes"
 	MapPeers            = "peers"
 	MapPolicyGens       = "policy_gens"
+	MapProxyPorts       = "proxy_ports"
 	MapServiceFlows     = "service_flows"
 	MapServiceSkips     = "service_skips"
 	MapServiceSlots     = "service_slots"

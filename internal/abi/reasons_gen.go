@@ -36,6 +36,8 @@ var Reasons = map[uint8]string{
 	175: "First logical datagram fragment not found",
 	176: "Forbidden ICMPv6 message",
 	177: "LB: sender not within the loadBalancerSourceRanges",
+	179: "Socket assign failed",
+	180: "Proxy redirection not supported for protocol",
 	181: "Policy denied by denylist",
 	196: "TTL exceeded",
 	203: "Endpoint not ready",
@@ -44,6 +46,10 @@ var Reasons = map[uint8]string{
 	210: "Flow table pressure: new flow refused",
 	211: "Tunnel identity does not match the address",
 	212: "Flow must reconnect through the proxy",
+	213: "Proxy is not running",
+	214: "Proxy redirection not supported for what the host sends",
+	215: "Flow belongs to the proxy",
+	216: "Proxy took the port of another flow",
 }
 
 // ReasonNames are the names of the drop reasons, by number.
@@ -78,6 +84,8 @@ var ReasonNames = map[uint8]string{
 	175: "FRAG_FIRST_MISSING",
 	176: "FORBIDDEN_ICMP6",
 	177: "NOT_IN_SOURCE_RANGE",
+	179: "SOCKET_ASSIGN",
+	180: "PROXY_UNSUPPORTED",
 	181: "POLICY_DENIED_EXPLICIT",
 	196: "TTL_EXCEEDED",
 	203: "ENDPOINT_NOT_READY",
@@ -86,4 +94,8 @@ var ReasonNames = map[uint8]string{
 	210: "FLOWS_FULL",
 	211: "IDENTITY_MISMATCH",
 	212: "FLOW_NOW_REDIRECTED",
+	213: "PROXY_NOT_RUNNING",
+	214: "PROXY_FROM_STACK",
+	215: "NOT_FROM_PROXY",
+	216: "NOT_OF_PROXY",
 }

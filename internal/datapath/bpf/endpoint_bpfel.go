@@ -35,6 +35,7 @@ const (
 	EndpointMapNodes              = "nodes"
 	EndpointMapPeers              = "peers"
 	EndpointMapPolicyGens         = "policy_gens"
+	EndpointMapProxyPorts         = "proxy_ports"
 	EndpointMapScratchRows        = "scratch_rows"
 	EndpointMapServiceFlows       = "service_flows"
 	EndpointMapServiceSkips       = "service_skips"
@@ -141,6 +142,7 @@ type EndpointMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
@@ -221,6 +223,7 @@ type EndpointMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
@@ -252,6 +255,7 @@ func (m *EndpointMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceSkips,

@@ -36,6 +36,7 @@ const (
 	NetMapNodes              = "nodes"
 	NetMapPeers              = "peers"
 	NetMapPolicyGens         = "policy_gens"
+	NetMapProxyPorts         = "proxy_ports"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
 	NetMapServiceSkips       = "service_skips"
@@ -143,6 +144,7 @@ type NetMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
@@ -224,6 +226,7 @@ type NetMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
@@ -256,6 +259,7 @@ func (m *NetMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceSkips,

@@ -35,6 +35,7 @@ const (
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
 	OverlayMapPolicyGens         = "policy_gens"
+	OverlayMapProxyPorts         = "proxy_ports"
 	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
 	OverlayMapServiceSkips       = "service_skips"
@@ -141,6 +142,7 @@ type OverlayMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
@@ -221,6 +223,7 @@ type OverlayMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
@@ -252,6 +255,7 @@ func (m *OverlayMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceSkips,

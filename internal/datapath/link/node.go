@@ -31,6 +31,7 @@ type Options struct {
 	IPv4, IPv6 bool
 	Tunnel     bool   // VXLAN between nodes; otherwise native routing
 	TunnelPort uint16 // 0: 8472
+	Proxy      bool   // what is marked for the node's proxy is local
 	Direct     bool   // native routing: routes to the pods of other nodes through their addresses
 	Router     []netip.Addr
 	NodeIPs    []netip.Addr // this node's InternalIPs, find the uplinks and the outer family
@@ -123,7 +124,7 @@ func (n *Node) Ensure() (Devices, error) {
 		return Devices{}, err
 	}
 	n.devices = d
-	return d, n.localRanges()
+	return d, errors.Join(n.localRanges(), n.proxyRules())
 }
 
 // hostPair makes the veth that carries the router addresses.
