@@ -31,10 +31,12 @@ func (d *Datapath) SetNodes(list []NodeRow) error {
 	for _, n := range list {
 		rows = append(rows, maps.Node{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses})
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nodes = slices.Clone(list)
-	return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	return d.withRoom(func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.nodes = slices.Clone(list)
+		return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	})
 }
 
 // setRemotes makes the routes to the pods of other nodes; none are touched
@@ -98,7 +100,7 @@ func (d *Datapath) ChangeFrontends(put []service.Frontend, remove []service.Fron
 	return d.withRoom(func() error { return d.tables.ChangeFrontends(put, remove) })
 }
 
-// withRoom repeats a change of services with larger tables while it finds one full.
+// withRoom repeats a change with larger tables while it finds one full.
 func (d *Datapath) withRoom(change func() error) error {
 	for {
 		err := change()
@@ -123,6 +125,6 @@ func (d *Datapath) grow(full *maps.FullError) error {
 		d.tables.Shrink()
 		return fmt.Errorf("load programs with a larger %s: %w", full.Map, err)
 	}
-	d.log.Info("table of services is larger now", "map", full.Map, "rows", d.tables.Map(full.Map).MaxEntries())
+	d.log.Info("table is larger now", "map", full.Map, "rows", d.tables.Map(full.Map).MaxEntries())
 	return errors.Join(d.tables.Grown(), d.setRemotes())
 }
