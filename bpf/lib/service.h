@@ -47,6 +47,7 @@ enum service_flag {
 	SERVICE_SOURCE_ALLOW = 8, /* only clients with a row in source_ranges */
 	SERVICE_SOURCE_DENY = 16, /* all clients but those */
 	SERVICE_SKIPPED = 32,     /* some network namespaces reach the address untranslated: service_skips */
+	SERVICE_LOOPBACK = 64,    /* an address of the host's loopback: only sockets of the host know it */
 };
 
 enum service_kind {
