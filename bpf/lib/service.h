@@ -183,6 +183,24 @@ struct {
 	__type(value, __u32);
 } source_ranges SEC(".maps");
 
+struct direct_backend {
+	struct addr addr;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u32 service;
+};
+
+/* Backends of this node for clients that another node sends here with their own
+ * address (SERVICE_DSR). Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct direct_backend);
+	__type(value, __u32);
+} direct_backends SEC(".maps");
+
 struct service_skip {
 	struct addr vip;
 	__u64 netns; /* cookie */

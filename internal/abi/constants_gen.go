@@ -203,6 +203,7 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonUnknownFrontend      = 213
 )
 
 // enum service_scope.
@@ -249,6 +250,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"
