@@ -282,6 +282,7 @@ func flagsOf(f service.Frontend) (out uint16) {
 		{len(f.Sources) > 0 && !f.SourcesDeny, abi.ServiceSourceAllow},
 		{len(f.Sources) > 0 && f.SourcesDeny, abi.ServiceSourceDeny},
 		{len(f.SkipNetNS) > 0, abi.ServiceSkipped},
+		{f.Addr.IsLoopback(), abi.ServiceLoopback},
 	} {
 		if x.cond {
 			out |= x.flag
