@@ -34,7 +34,6 @@ type proxied struct {
 	stop  func()
 	pid   func() int // of that process
 	log   *bytes.Buffer
-	dump func()
 }
 
 // A node's own services, at the end of the range of ClusterIPs.

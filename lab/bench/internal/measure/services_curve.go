@@ -92,7 +92,6 @@ func (c *contest) grow(ctx context.Context, count int) error {
 			_, err = w.until(true, curveLimit)
 			w.end()
 			if err != nil {
-				p.dump()
 				return fmt.Errorf("%s with %d services: %w\n%s", p.name, count, err, p.log.String())
 			}
 		}

@@ -98,7 +98,6 @@ func (w *world) kubeProxied(bin, name, mode string, slot int, api *k8stest.Serve
 	api.Put("api/v1/nodes/"+mode, fmt.Sprintf(`{"metadata":{},"spec":{"podCIDRs":["10.71.%d.0/24"]},"status":{"addresses":[{"type":"InternalIP","address":%q}]}}`, slot, h.addr[0]))
 	k := &kubeProxy{host: h, binary: filepath.Join(bin, "stentor-kube"), config: config}
 	p.log = &k.log
-	p.dump = func() { h.do(func() error { o, e := exec.Command("nft", "list", "table", "ip", "kube-proxy").CombinedOutput(); fmt.Fprintln(os.Stderr, string(o), e); return nil }) }
 	p.start, p.stop, p.pid = k.start, k.stop, func() int { return k.cmd.Process.Pid }
 	w.undo = append(w.undo, k.stop)
 	return p, p.serve(w)
