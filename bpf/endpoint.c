@@ -3,6 +3,7 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/direct.h"
 #include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
@@ -170,6 +171,8 @@ int from_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? not_ip_from_pod(skb, &p) : drop(skb, &p, reason);
 	if (unlikely(skb->vlan_present))
 		return drop(skb, &p, REASON_UNSUPPORTED_L2); /* the tag would go along */
+	if (unlikely(p.flags & PACKET_OPTIONS) && names_frontend(skb, &p))
+		return drop(skb, &p, REASON_UNKNOWN_FRONTEND); /* what only nodes tell each other */
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (unlikely(!f || !is_established_from_pod(skb, &p, f))) {

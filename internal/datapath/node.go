@@ -31,10 +31,12 @@ func (d *Datapath) SetNodes(list []NodeRow) error {
 	for _, n := range list {
 		rows = append(rows, maps.Node{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses})
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nodes = slices.Clone(list)
-	return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	return d.withRoom(nil, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.nodes = slices.Clone(list)
+		return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	})
 }
 
 // setRemotes makes the routes to the pods of other nodes; none are touched
@@ -98,7 +100,8 @@ func (d *Datapath) ChangeFrontends(put []service.Frontend, remove []service.Fron
 	return d.withRoom(put, func() error { return d.tables.ChangeFrontends(put, remove) })
 }
 
-// withRoom repeats a change of services with larger tables while it finds one full.
+// withRoom repeats a change with larger tables while it finds one full. They are
+// made large enough for the frontends, too.
 func (d *Datapath) withRoom(put []service.Frontend, change func() error) error {
 	for {
 		err := change()
@@ -121,10 +124,10 @@ func (d *Datapath) grow(sizes map[string]uint32) error {
 	}
 	if err := d.apply(context.Background(), d.cfg); err != nil {
 		d.tables.Shrink()
-		return fmt.Errorf("load programs with larger tables of services: %w", err)
+		return fmt.Errorf("load programs with larger tables: %w", err)
 	}
 	for name := range sizes {
-		d.log.Info("table of services is larger now", "map", name, "rows", d.tables.Map(name).MaxEntries())
+		d.log.Info("table is larger now", "map", name, "rows", d.tables.Map(name).MaxEntries())
 	}
 	return errors.Join(d.tables.Grown(), d.setRemotes())
 }

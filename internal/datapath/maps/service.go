@@ -14,7 +14,7 @@ import (
 	"github.com/stentor-net/stentor/internal/service"
 )
 
-// FullError says that a table of services has no room left. Grow makes it larger.
+// FullError says that a table has no room left. Grow makes it larger.
 type FullError struct {
 	Map  string
 	Want uint32 // rows that it should have
@@ -190,6 +190,9 @@ func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next
 	if f.Rest() {
 		return next, nil
 	}
+	if f.Affinity != 0 && v.maps(abi.MapAffinities).MaxEntries() < abi.Affinities {
+		return next, &FullError{abi.MapAffinities, abi.Affinities}
+	}
 	if next.row.ID == 0 {
 		if next.row.ID, err = v.newID(k); err != nil {
 			return next, err
@@ -279,6 +282,7 @@ func flagsOf(f service.Frontend) (out uint16) {
 		{len(f.Sources) > 0 && !f.SourcesDeny, abi.ServiceSourceAllow},
 		{len(f.Sources) > 0 && f.SourcesDeny, abi.ServiceSourceDeny},
 		{len(f.SkipNetNS) > 0, abi.ServiceSkipped},
+		{f.Addr.IsLoopback(), abi.ServiceLoopback},
 	} {
 		if x.cond {
 			out |= x.flag
@@ -324,10 +328,12 @@ func (v *services) letGo(f *front) error {
 	return errors.Join(errs...)
 }
 
-// full turns the kernel's "no room" into a *FullError.
-func (v *services) full(err error, name string) error {
+func (v *services) full(err error, name string) error { return fullOr(err, v.maps(name), name) }
+
+// fullOr turns the kernel's "no room" into a *FullError.
+func fullOr(err error, m *ebpf.Map, name string) error {
 	if isFull(err) {
-		return &FullError{name, 2 * v.maps(name).MaxEntries()}
+		return &FullError{name, 2 * m.MaxEntries()}
 	}
 	return err
 }

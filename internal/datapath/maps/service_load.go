@@ -19,7 +19,7 @@ import (
 // growing are tables that begin small and are replaced by larger ones.
 var growing = []string{
 	abi.MapServices, abi.MapServiceSlots, abi.MapBackends, abi.MapMaglevRows, abi.MapServiceVIPs,
-	abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips,
+	abi.MapAffinities, abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips, abi.MapNodeAddrs,
 }
 
 // load reads what the kernel holds, so that numbers are kept over a restart.
@@ -243,10 +243,14 @@ func copyRows(name string, from, to *ebpf.Map) error {
 		return copyAs[uint32, abi.MaglevRow](from, to)
 	case abi.MapServiceVIPs:
 		return copyAs[uint32, abi.ServiceVIP](from, to)
+	case abi.MapAffinities:
+		return copyAs[abi.AffinityKey, abi.Affinity](from, to)
 	case abi.MapAffinityBackends:
 		return copyAs[abi.AffinityBackend, uint32](from, to)
 	case abi.MapSourceRanges:
 		return copyAs[abi.SourceRange, uint32](from, to)
+	case abi.MapNodeAddrs:
+		return copyAs[abi.Addr, uint32](from, to)
 	}
 	return copyAs[abi.ServiceSkip, uint32](from, to)
 }

@@ -20,7 +20,7 @@ func (s *Set) Room(full *FullError, list []service.Frontend) map[string]uint32 {
 	out := map[string]uint32{full.Map: full.Want}
 	for name, rows := range v.needs(list) {
 		have := v.maps(name).MaxEntries()
-		if size := uint32(1) << bits.Len32(rows); rows > have && size > out[name] {
+		if size := uint32(1) << bits.Len32(rows-1); rows > have && size > out[name] {
 			out[name] = size
 		}
 	}
@@ -38,7 +38,11 @@ func (v *services) needs(list []service.Frontend) map[string]uint32 {
 	slots, tables := int(v.slots.end), int(v.tables.end)
 	fresh, ranges, maglevs := map[backendName]bool{}, map[string]bool{}, map[string]bool{}
 	var key []byte
+	affinities := 0
 	for _, f := range list {
+		if f.Affinity != 0 {
+			affinities = abi.Affinities
+		}
 		old := v.known[keyOf(f.ID())]
 		if old == nil {
 			services++
@@ -77,6 +81,6 @@ func (v *services) needs(list []service.Frontend) map[string]uint32 {
 		}
 	}
 	backends := 1 + len(v.backends.byID) + len(v.resting.backends) + len(fresh)
-	return map[string]uint32{abi.MapServices: uint32(services), abi.MapServiceVIPs: uint32(ids + len(v.resting.ids)),
+	return map[string]uint32{abi.MapAffinities: uint32(affinities), abi.MapServices: uint32(services), abi.MapServiceVIPs: uint32(ids + len(v.resting.ids)),
 		abi.MapServiceSlots: uint32(slots), abi.MapMaglevRows: uint32(tables), abi.MapBackends: uint32(backends)}
 }

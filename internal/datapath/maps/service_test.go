@@ -308,3 +308,18 @@ func TestAChangeDoesNotWaitForTheGracePeriodOfAnother(t *testing.T) {
 		t.Error("the number of the frontend that went rests for ever")
 	}
 }
+
+func TestTheTableOfAffinitiesComesWithTheFirstServiceThatHasThem(t *testing.T) {
+	s := tinyServices(t, 16)
+	plain := frontend(1, backend(1, service.Active))
+	grown(t, s, []service.Frontend{plain})
+	if n := s.Map(abi.MapAffinities).MaxEntries(); n != 16 {
+		t.Errorf("%d rows without need", n)
+	}
+	sticky := plain
+	sticky.Affinity = 60
+	grown(t, s, []service.Frontend{sticky})
+	if n := s.Map(abi.MapAffinities).MaxEntries(); n != abi.Affinities {
+		t.Errorf("%d rows, want %d", n, abi.Affinities)
+	}
+}

@@ -133,7 +133,7 @@ func serve(portText string, out io.Writer) error {
 	}
 	if err := errors.Join(unix.SetsockoptInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptInt(l, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
-		unix.Bind(l, &unix.SockaddrInet6{Port: int(port)}), unix.Listen(l, 128)); err != nil {
+		unix.Bind(l, &unix.SockaddrInet6{Port: int(port)}), unix.Listen(l, 4096)); err != nil {
 		return fmt.Errorf("listen on port %d: %w", port, err)
 	}
 	fmt.Fprintln(out, "ready")
