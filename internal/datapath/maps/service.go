@@ -343,25 +343,42 @@ func (v *services) release() {
 	if v.resting.empty() || v.grace() != nil {
 		return
 	}
-	for _, first := range v.resting.slots {
-		v.slots.put(first)
-	}
-	for _, first := range v.resting.tables {
-		v.tables.put(first)
-	}
-	for _, id := range v.resting.ids {
-		v.ids.put(id)
-	}
-	for _, id := range v.resting.backends {
-		v.backends.numbers.put(id)
-	}
+	v.free(v.resting)
 	v.resting = rest{}
 }
 
-// SettleServices frees the rows of services that changed; off the hot path,
-// since it waits for a grace period.
+func (v *services) free(r rest) {
+	for _, first := range r.slots {
+		v.slots.put(first)
+	}
+	for _, first := range r.tables {
+		v.tables.put(first)
+	}
+	for _, id := range r.ids {
+		v.ids.put(id)
+	}
+	for _, id := range r.backends {
+		v.backends.numbers.put(id)
+	}
+}
+
+// SettleServices frees the rows of services that changed. It waits for a grace
+// period, but changes need not wait for it.
 func (s *Set) SettleServices() {
-	s.services.mu.Lock()
-	defer s.services.mu.Unlock()
-	s.services.release()
+	v := s.services
+	v.mu.Lock()
+	r := v.resting
+	v.resting = rest{}
+	v.mu.Unlock()
+	if r.empty() {
+		return
+	}
+	err := v.grace()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil { // the next one frees them
+		v.resting = rest{append(r.slots, v.resting.slots...), append(r.tables, v.resting.tables...), append(r.ids, v.resting.ids...), append(r.backends, v.resting.backends...)}
+		return
+	}
+	v.free(r)
 }
