@@ -44,4 +44,5 @@ type Place struct {
 	ProxyName         string
 	Algorithm         Algorithm // of external frontends
 	Forwarding        string    // snat, dsr, hybrid
+	Tunnel            bool      // nodes send pods' packets to each other through a tunnel
 }
