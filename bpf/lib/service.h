@@ -200,7 +200,7 @@ struct direct_backend {
  * address (SERVICE_DSR). Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct direct_backend);
 	__type(value, __u32);

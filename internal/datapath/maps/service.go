@@ -51,6 +51,7 @@ type front struct {
 	backends []uint32 // all that it refers to, also those without new connections
 	sources  []netip.Prefix
 	skips    []uint64
+	direct   []netip.AddrPort
 }
 
 // piece of an array that frontends with the same backends share.
@@ -186,7 +187,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 // holds what was taken, also after an error.
 func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next *front, err error) {
 	next = &front{spec: f, row: abi.Service{ID: old.row.ID, Affinity: f.Affinity, Flags: flagsOf(f), Kind: kinds[f.Kind]},
-		sources: f.Sources, skips: f.SkipNetNS}
+		sources: f.Sources, skips: f.SkipNetNS, direct: f.Direct}
 	if f.Rest() {
 		return next, nil
 	}
@@ -245,6 +246,10 @@ func (v *services) side(k abi.ServiceKey, id uint32, from, to *front, add bool) 
 			bits += 96
 		}
 		errs = append(errs, v.set(abi.MapSourceRanges, abi.SourceRange{Prefixlen: 32 + uint32(bits), Service: id, Addr: p.Addr().As16()}, add))
+	}
+	for _, b := range missing(from.direct, to.direct) {
+		key := abi.DirectBackend{Addr: mapped(b.Addr()), Port: swap(b.Port()), Protocol: k.Protocol, Service: id}
+		errs = append(errs, v.set(abi.MapDirectBackends, key, add))
 	}
 	for _, cookie := range missing(from.skips, to.skips) {
 		errs = append(errs, v.set(abi.MapServiceSkips, abi.ServiceSkip{VIP: k.VIP, Netns: cookie, Port: k.Port, Protocol: k.Protocol}, add))

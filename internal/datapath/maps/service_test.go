@@ -35,6 +35,7 @@ func tinyServices(t *testing.T, rows uint32) *Set {
 	array(abi.MapServiceVIPs, unsafe.Sizeof(abi.ServiceVIP{}))
 	hash(abi.MapServices, unsafe.Sizeof(abi.ServiceKey{}), unsafe.Sizeof(abi.Service{}))
 	hash(abi.MapAffinityBackends, unsafe.Sizeof(abi.AffinityBackend{}), 4)
+	hash(abi.MapDirectBackends, unsafe.Sizeof(abi.DirectBackend{}), 4)
 	hash(abi.MapServiceSkips, unsafe.Sizeof(abi.ServiceSkip{}), 4)
 	hash(abi.MapAffinities, unsafe.Sizeof(abi.AffinityKey{}), unsafe.Sizeof(abi.Affinity{}))
 	s.specs[abi.MapSourceRanges] = &ebpf.MapSpec{Name: "source_ranges", Type: ebpf.LPMTrie, KeySize: uint32(unsafe.Sizeof(abi.SourceRange{})), ValueSize: 4, MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
@@ -139,11 +140,18 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 			if r.IntN(3) == 0 {
 				f.Sources = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(4))}), 16)}
 			}
+			if r.IntN(3) == 0 {
+				for _, b := range f.Backends {
+					if r.IntN(2) == 0 {
+						f.Direct = append(f.Direct, netip.AddrPortFrom(b.Addr, b.Port))
+					}
+				}
+			}
 			list[n] = f
 		}
 		var want []string
 		var all []service.Frontend
-		affinity, sources := 0, 0
+		affinity, sources, direct := 0, 0, 0
 		for _, f := range list {
 			all = append(all, f)
 			var to []string
@@ -155,13 +163,14 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 				affinity += len(f.Backends)
 			}
 			sources += len(f.Sources)
+			direct += len(f.Direct)
 		}
 		grown(t, s, all)
 		slices.Sort(want)
 		if got := shown(t, s); !slices.Equal(got, want) {
 			t.Fatalf("step %d: the kernel has\n%s\nwant\n%s", step, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources} {
+		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources, abi.MapDirectBackends: direct} {
 			if got := countRows(t, s, name); got != n {
 				t.Fatalf("step %d: %d rows in %s, want %d", step, got, name, n)
 			}
