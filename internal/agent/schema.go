@@ -70,6 +70,12 @@ var schema = []Key{
 	flag("enable-service-topology", "true", "Carry out trafficDistribution and topology hints.", func(o *Options) *bool { return &o.Service.Topology }),
 	text("k8s-service-proxy-name", "", "Value of the label service.kubernetes.io/service-proxy-name of the Services that are carried out; empty: those without it.", func(o *Options) *string { return &o.Service.ProxyName }),
 
+	flag("enable-local-redirect-policy", "false", "Carry out CiliumLocalRedirectPolicies: who may write one redirects traffic of every pod of a node.", func(o *Options) *bool { return &o.Service.Redirects }),
+	list("lrp-address-matcher-cidrs", "", "Prefixes of the addresses that local redirect policies may redirect; empty: all.", func(o *Options) *[]string { return &o.Service.redirectText }),
+	flag("bpf-lb-sock-terminate-pod-connections", "true", "Close connected UDP sockets of pods, and not only those of the host, when the backend that their service chose is gone.", func(o *Options) *bool { return &o.Service.CloseSockets }),
+	flag("bpf-lb-sock-terminate-all-protos", "false", "Close TCP sockets then, too.", func(o *Options) *bool { return &o.Service.CloseTCP }),
+	text("kube-proxy-replacement-healthz-bind-address", "", "Where the agent answers /healthz and /livez as kube-proxy does, such as 0.0.0.0:10256; empty: nowhere.", func(o *Options) *string { return &o.Service.HealthzAddr }),
+
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
 	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),
 	flag("enable-k8s-cluster-network-policy", "false", "Carry out ClusterNetworkPolicy objects (policy.networking.k8s.io/v1alpha2), once their kind is defined.", func(o *Options) *bool { return &o.ClusterPolicies }),
@@ -113,6 +119,8 @@ var schema = []Key{
 	operator("identity-gc-interval", "15m0s", "Time between looks for identities that no pod has; 0: never."),
 	operator("identity-heartbeat-timeout", "30m0s", "How long an identity that no pod has is kept."),
 	operator("cilium-endpoint-gc-interval", "5m0s", "Time between looks for CiliumEndpoints without pods and CiliumNodes without nodes; 0: never."),
+	operator("enable-lb-ipam", "true", "Give addresses of CiliumLoadBalancerIPPools to Services of type LoadBalancer."),
+	operator("default-lb-service-ipam", "lbipam", "Who gives addresses to Services without loadBalancerClass: the operator (lbipam) or nobody here (none)."),
 	operator("skip-crd-creation", "false", "Leave the CustomResourceDefinitions to somebody else."),
 	operator("remove-cilium-node-taints", "false", "Remove the taint of nodes that have pod ranges, for agents without the right to change nodes."),
 	operator("k8s-namespace", "", "Namespace of the operator's Lease; empty: the variable K8S_NAMESPACE."),

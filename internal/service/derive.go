@@ -400,6 +400,23 @@ func (d *deriver) rests() {
 	}
 }
 
+// APIServerSockets are the addresses and ports behind the Service of the API
+// server itself, sorted.
+func APIServerSockets(all table.Snapshot[Slice]) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, slice := range all.Index("service", "default/kubernetes") {
+		for _, e := range slice.Endpoints {
+			for _, a := range e.Addresses {
+				for _, p := range slice.Ports {
+					out = append(out, netip.AddrPortFrom(a, p.Port))
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
 // APIServers are the addresses behind the Service of the API server itself.
 func APIServers(all table.Snapshot[Slice]) []netip.Addr {
 	var out []netip.Addr
