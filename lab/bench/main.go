@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// stentor-bench measures Stentor beside the kernel's own ways: see docs/measure.
+// stentor-bench measures Stentor beside the kernel's own ways: see README.md.
 package main
 
 import (
@@ -86,9 +86,12 @@ func run(ctx context.Context) error {
 		r.Command += " BENCH='" + *only + "'"
 	}
 	e := &measure.Env{Root: dir, Bin: filepath.Join(dir, "bin"), Lab: *lab, Fast: *fast, Log: os.Stderr}
-	rows, failed := measure.Run(ctx, e, match)
+	rows, failed := measure.Run(ctx, e, measure.Parts(), match)
 	r.Rows = rows
 	bench.Print(os.Stdout, rows)
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted: no file is written"), failed)
+	}
 	return errors.Join(failed, r.write(*data, *page))
 }
 
