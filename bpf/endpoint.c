@@ -34,13 +34,6 @@ static __always_inline int is_established_from_pod(struct __sk_buff *skb, const 
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
-/* A pod that speaks VXLAN to a node could forge identities. */
-static __always_inline int is_encapsulation(const struct packet *p, const struct party *to)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port) &&
-	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
-}
-
 /* Nobody of the cluster: virtual addresses are such, too. */
 static __always_inline int is_world(const struct party *to)
 {
@@ -129,7 +122,7 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 	p->destination_identity = o->party[1].identity;
 	if (!p->service && is_world(&o->party[1]) && is_rest(p, SCOPE_INTERNAL))
 		return REASON_NO_SERVICE_BACKEND;
-	if (is_encapsulation(p, &o->party[1]))
+	if (is_tunnelled(p) && (o->party[1].flags & (IPCACHE_HOST | IPCACHE_NODE)))
 		return REASON_ENCAP_PROHIBITED;
 	reason = reachable(&o->party[1]);
 	if (reason == REASON_IDENTITY_UNKNOWN)
