@@ -37,9 +37,9 @@ static __always_inline int is_forged(const struct party *from)
 /* The known translation still holds for p. */
 static __always_inline int holds(const struct packet *p, const struct service_flow *known)
 {
-	if (p->protocol == PROTO_TCP)
-		return !opens(p) || !(known->tcp & (TCP_FIN | TCP_RST));
-	return backend_stands(known);
+	if (!opens(p))
+		return 1;
+	return !(known->tcp & (TCP_FIN | TCP_RST)) && backend_stands(known);
 }
 
 /* Chooses a backend for the first packet of a connection. */
