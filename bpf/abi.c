@@ -78,5 +78,6 @@ struct abi_enums {
 	enum service_flag service_flag;
 	enum service_kind service_kind;
 	enum backend_flag backend_flag;
+	enum affinity_limit affinity_limit;
 	enum maglev_limit maglev_limit;
 } abi_enums;

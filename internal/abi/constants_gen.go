@@ -122,8 +122,8 @@ const (
 // enum policy_limit.
 const (
 	PeersMax       = 131072
-	ClassBank      = 1024
-	ClassBanks     = 64
+	ClassBank      = 256
+	ClassBanks     = 256
 	SlotsMax       = 512
 	GenerationsMax = 4096
 )
@@ -237,6 +237,11 @@ const (
 const (
 	BackendUsed        = 1
 	BackendTerminating = 2
+)
+
+// enum affinity_limit.
+const (
+	Affinities = 32768
 )
 
 // enum maglev_limit.

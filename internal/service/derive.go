@@ -34,10 +34,12 @@ func Of(s Service, all table.Snapshot[Slice], at Place) Derived {
 		if slice.Weight != "" && fmt.Sprint(slice.weight()) != slice.Weight {
 			d.problem("EndpointSlice %s: annotation %s: %q is not a number within 0..65535; %d is used", slice.Name, AnnotationWeight, slice.Weight, DefaultWeight)
 		}
+		d.several("EndpointSlice "+slice.Name+": left out: ", slice.Problems)
 	}
 	served := d.selected()
 	for _, p := range s.Ports {
-		list := candidates(s, p, all)
+		list, shared := candidates(s, p, all)
+		d.several("two endpoints have one address: ", shared)
 		for _, c := range list {
 			d.Backends = append(d.Backends, c.Backend)
 		}
@@ -124,6 +126,9 @@ func (d *deriver) port(p Port, list []candidate) {
 		return
 	}
 	both := func(kind Kind, a netip.Addr, port uint16) {
+		if kind != NodePort && d.takes(kind, a, port, p.Protocol) {
+			return
+		}
 		add(kind, a, port, Internal, choice{list: everywhere})
 		add(kind, a, port, External, outside)
 	}
@@ -155,6 +160,48 @@ func (d *deriver) port(p Port, list []candidate) {
 type choice struct {
 	list  []candidate
 	local bool
+}
+
+// takes tells whether an address that somebody wrote into a Service would take
+// the traffic of others: of pods, of the API server, of what every node answers
+// itself. Such a frontend is not made.
+func (d *deriver) takes(kind Kind, a netip.Addr, port uint16, protocol uint8) bool {
+	around := d.at.Around
+	if !a.IsGlobalUnicast() {
+		d.once("%s %s is no address that can be served", kind, a)
+		return true
+	}
+	for _, r := range around.PodRanges {
+		if r.Contains(a) {
+			d.once("%s %s is an address of pods (%s): it is not served, so that it takes no pod's traffic", kind, a, r)
+			return true
+		}
+	}
+	node := d.at.isNode(a)
+	if protocol == protocolTCP && (slices.Contains(around.APIServers, netip.AddrPortFrom(a, port)) || node && slices.Contains(around.NodePorts, port)) {
+		d.once("%s %s is an address of the cluster itself: port %d is not served, so that it takes no traffic of the API server or a node", kind, a, port)
+		return true
+	}
+	if node && kind == ExternalIP && port >= around.PortMin && port <= around.PortMax {
+		d.once("%s %s is an address of a node: port %d is not served, so that it takes no NodePort's traffic", kind, a, port)
+		return true
+	}
+	if node && kind == ExternalIP {
+		d.once("%s %s is an address of a node: what comes for port %d goes to this Service, not to programs of the node", kind, a, port)
+	}
+	return false
+}
+
+// several adds problems of the same sort, the first of them only.
+func (d *deriver) several(what string, list []string) {
+	const shown = 3
+	for i, text := range list {
+		if i == shown {
+			d.once("%s%d more", what, len(list)-shown)
+			return
+		}
+		d.once("%s%s", what, text)
+	}
 }
 
 func (d *deriver) distribution() string {
@@ -329,12 +376,13 @@ func (d *deriver) sources(f *Frontend) {
 }
 
 // rests adds the rows that keep packets for other ports of virtual addresses from
-// being routed on. Addresses of the node are its own.
+// being routed on. Addresses of nodes are their own. An ExternalIP is anybody's:
+// other ports of it stay reachable from inside, and only what comes in for them drops.
 func (d *deriver) rests() {
 	scopes := map[netip.Addr]Kind{}
 	var order []netip.Addr
 	for _, f := range d.Frontends {
-		if f.Kind == NodePort || slices.Contains(d.at.Addresses, f.Addr) || f.Addr.IsUnspecified() {
+		if f.Kind == NodePort || f.Addr.IsUnspecified() || d.at.isNode(f.Addr) {
 			continue
 		}
 		if _, ok := scopes[f.Addr]; !ok {
@@ -344,7 +392,7 @@ func (d *deriver) rests() {
 	}
 	for _, a := range order {
 		for _, scope := range []Scope{Internal, External} {
-			if scope == External && !d.at.AllKinds {
+			if scope == External && !d.at.AllKinds || scope == Internal && scopes[a] == ExternalIP {
 				continue
 			}
 			d.Frontends = append(d.Frontends, Frontend{Addr: a, Scope: scope, Kind: scopes[a], Service: d.service.Key()})
