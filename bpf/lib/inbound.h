@@ -216,19 +216,6 @@ static __always_inline int host_has_clients(void)
 	return cfg_services && gate && *gate;
 }
 
-/* The connection of a client outside whose answer the ICMP error p is about; leaves
- * that answer in `inner` of scratch. */
-static __always_inline struct service_flow *answered_flow(struct __sk_buff *skb, struct packet *p, struct scratch *space)
-{
-	struct packet *inner = packet_new(space);
-
-	if (parse_inner(skb, p, inner) || !addr_equal(&inner->source, &p->destination))
-		return NULL;
-	flow_key_of(inner, &space->service_key);
-	space->service_key.leg = LEG_SERVICE;
-	return bpf_map_lookup_elem(&service_flows, &space->service_key);
-}
-
 /* Gives p, and the answer that it is about, the addresses that the backend knows. */
 static __always_inline int error_to_backend(struct __sk_buff *skb, struct packet *p, struct scratch *space)
 {
