@@ -104,6 +104,7 @@ enum packet_flag {
 	PACKET_RELATED = 16, /* ICMP error about a flow, which is now in the flow key */
 	PACKET_DONT_FRAGMENT = 32,
 	PACKET_REPLY = 64, /* to the initiator of its flow */
+	PACKET_OPTIONS = 128, /* IPv4 options, or destination options right after the IPv6 header */
 };
 
 struct packet {
@@ -270,6 +271,8 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct packet *p)
 	addr_set4(&p->destination, ip->destination);
 	p->protocol = ip->protocol;
 	p->l4 = ETH_LEN + length;
+	if (unlikely(length != sizeof(*ip)))
+		p->flags |= PACKET_OPTIONS;
 	if (ip->fragment & htons(0x4000))
 		p->flags |= PACKET_DONT_FRAGMENT;
 	if (unlikely(ip->fragment & htons(0x3fff)))
@@ -340,6 +343,8 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct packet *p)
 	p->l4 = ETH_LEN + sizeof(*ip);
 	if (likely(ip->next == PROTO_TCP || ip->next == PROTO_UDP || ip->next == PROTO_ICMP6))
 		return parse_l4(skb, p);
+	if (ip->next == PROTO_DSTOPTS)
+		p->flags |= PACKET_OPTIONS;
 	return parse_ip6_extensions(skb, p);
 }
 

@@ -47,6 +47,7 @@ enum service_flag {
 	SERVICE_SOURCE_ALLOW = 8, /* only clients with a row in source_ranges */
 	SERVICE_SOURCE_DENY = 16, /* all clients but those */
 	SERVICE_SKIPPED = 32,     /* some network namespaces reach the address untranslated: service_skips */
+	SERVICE_LOOPBACK = 64,    /* an address of the host's loopback: only sockets of the host know it */
 };
 
 enum service_kind {
@@ -113,7 +114,7 @@ struct maglev_row {
 /* Row 0 stays empty. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, struct maglev_row);
 } maglev_rows SEC(".maps");
@@ -129,7 +130,7 @@ struct service_vip {
 /* Service id -> what clients asked for, for the way back. Row 0 stays empty. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, struct service_vip);
 } service_vips SEC(".maps");
@@ -145,10 +146,15 @@ struct affinity {
 	__u32 last; /* connection, jiffies */
 };
 
-/* Client and service -> its backend. Written by the programs. */
+enum affinity_limit {
+	AFFINITIES = 32768, /* rows of `affinities` where a service has affinity */
+};
+
+/* Client and service -> its backend. Written by the programs. An LRU takes all its
+ * memory at once: made with its rows when the first service with affinity comes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 1024);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity);
 } affinities SEC(".maps");
@@ -161,7 +167,7 @@ struct affinity_backend {
 /* Backends that a service with affinity has now. Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct affinity_backend);
 	__type(value, __u32);
@@ -182,6 +188,24 @@ struct {
 	__type(value, __u32);
 } source_ranges SEC(".maps");
 
+struct direct_backend {
+	struct addr addr;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u32 service;
+};
+
+/* Backends of this node for clients that another node sends here with their own
+ * address (SERVICE_DSR). Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct direct_backend);
+	__type(value, __u32);
+} direct_backends SEC(".maps");
+
 struct service_skip {
 	struct addr vip;
 	__u64 netns; /* cookie */
@@ -193,7 +217,7 @@ struct service_skip {
 /* Pods that a redirect leaves alone: its own backends. Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_skip);
 	__type(value, __u32);

@@ -122,8 +122,8 @@ const (
 // enum policy_limit.
 const (
 	PeersMax       = 131072
-	ClassBank      = 1024
-	ClassBanks     = 64
+	ClassBank      = 256
+	ClassBanks     = 256
 	SlotsMax       = 512
 	GenerationsMax = 4096
 )
@@ -203,6 +203,7 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonUnknownFrontend      = 213
 )
 
 // enum service_scope.
@@ -219,6 +220,7 @@ const (
 	ServiceSourceAllow = 8
 	ServiceSourceDeny  = 16
 	ServiceSkipped     = 32
+	ServiceLoopback    = 64
 )
 
 // enum service_kind.
@@ -237,6 +239,11 @@ const (
 	BackendTerminating = 2
 )
 
+// enum affinity_limit.
+const (
+	Affinities = 32768
+)
+
 // enum maglev_limit.
 const (
 	MaglevWidth = 16
@@ -248,6 +255,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"
