@@ -99,7 +99,7 @@ func headEnd(b []byte, from int) int {
 // partial looks for what can never become a head, in what has come of it.
 func partial(b []byte, from int) error {
 	if len(b) > 0 && class[b[0]]&classToken == 0 {
-		return errRequestLine
+		return errMethod
 	}
 	for {
 		i := bytes.IndexByte(b[from:], '\n')
