@@ -293,13 +293,12 @@ func TestHTTP10IsAnsweredAsTheServerDoes(t *testing.T) {
 
 func TestAServerThatClosesAKeptConnectionIsConnectedToAgain(t *testing.T) {
 	closed := make(chan struct{}, 1)
-	p := through(t, scripted(t, func(c net.Conn, r *bufio.Reader) {
+	p := limited(t, Limits{rested: 1}, scripted(t, func(c net.Conn, r *bufio.Reader) {
 		readHead(r)
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
 		c.Close()
 		closed <- struct{}{}
 	}))
-	p.Limits.rested = 1 // always
 	c := p.dial(t)
 	for range 2 {
 		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\ny")
@@ -324,8 +323,7 @@ func TestAnAnswerThatBreaksOffIsResetNotEnded(t *testing.T) {
 }
 
 func TestSlowHeadsAndLargeHeadsAreRefused(t *testing.T) {
-	p := through(t, serverOf(t, echo))
-	p.Limits.HeadTime = 50 * time.Millisecond
+	p := limited(t, Limits{HeadTime: 50 * time.Millisecond}, serverOf(t, echo))
 	c := p.dial(t)
 	c.send("GET / HTTP/1.1\r\nHost:")
 	if code, _ := c.answer("GET"); code != 408 {
