@@ -53,9 +53,23 @@ func BenchmarkRecord(b *testing.B) {
 	}
 }
 
+// listen does without what the sockets of a transparent proxy do without:
+// multipath TCP, and keepalives beside those of the two ends.
+func listen() (net.Listener, error) {
+	plain := net.ListenConfig{KeepAlive: -1}
+	plain.SetMultipathTCP(false)
+	return plain.Listen(context.Background(), "tcp", "127.0.0.1:0")
+}
+
+type dialPlain string
+
+func (d dialPlain) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error) {
+	return (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", string(d))
+}
+
 // answering is a server that answers every head with size bytes.
 func answering(t testing.TB, size int) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := listen()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +109,8 @@ func benched(t testing.TB, server string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Judge: &fakeJudge{ruling: l7.Ruling{Limits: []l7.Limit{{Set: 7}}}}, Rules: fakeRules{7: set}, Dialer: dialTo(server), Recorder: &logger{out: bufio.NewWriterSize(file, 64<<10)}}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	s := &Server{Judge: &fakeJudge{ruling: l7.Ruling{Limits: []l7.Limit{{Set: 7}}}}, Rules: fakeRules{7: set}, Dialer: dialPlain(server), Recorder: &logger{out: bufio.NewWriterSize(file, 64<<10)}}
+	l, err := listen()
 	if err != nil {
 		t.Fatal(err)
 	}

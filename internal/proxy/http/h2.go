@@ -54,7 +54,6 @@ type h2 struct {
 	block     h2Block
 	opened    uint32 // the highest stream that the client opened
 	edits     []l7.Edit
-	http      l7.HTTP
 	keep      int // bytes of the client's window that are ours and unused
 	spent     int // and used
 	announced bool

@@ -80,7 +80,6 @@ type request struct {
 	path           []byte // path and query, in the one form; empty for CONNECT
 	pathStart      int    // of path in target, if path is not rewritten
 	rewritten      bool   // path is not as in target
-	queryStart     int    // of the query with "?" in target
 	hosts          int
 }
 
