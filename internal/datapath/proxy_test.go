@@ -15,8 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stentor-net/stentor/internal/abi"
+	"github.com/stentor-net/stentor/internal/datapath/maps"
 	"github.com/stentor-net/stentor/internal/datapath/nstest"
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/proxy/sock"
 )
@@ -24,8 +28,10 @@ import (
 // proxy is the least that one can be: it takes connections and datagrams, and
 // carries them to where they wanted to go, with the address of who sent them.
 type proxy struct {
+	t     *testing.T
 	node  *node
-	ports abi.ProxyPorts
+	ask   *maps.Asker
+	ports maps.Listeners
 	stop  []func() error
 
 	mu   sync.Mutex
@@ -40,7 +46,12 @@ type passed struct {
 
 func startProxy(t *testing.T, n *node) *proxy {
 	t.Helper()
-	p := &proxy{node: n}
+	ask, err := maps.OpenAsker(n.cfg.BPFDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ask.Close() })
+	p := &proxy{t: t, node: n, ask: ask}
 	for _, six := range []bool{false, true} {
 		var l *net.TCPListener
 		var u *sock.UDP
@@ -54,7 +65,7 @@ func startProxy(t *testing.T, n *node) *proxy {
 			t.Fatal(err)
 		}
 		p.stop = append(p.stop, l.Close, u.Close)
-		tcp, udp := htons(uint16(l.Addr().(*net.TCPAddr).Port)), htons(uint16(u.LocalAddr().(*net.UDPAddr).Port))
+		tcp, udp := addrPort(l.Addr()).Port(), addrPort(u.LocalAddr()).Port()
 		if six {
 			p.ports.TCP6, p.ports.UDP6 = tcp, udp
 		} else {
@@ -63,7 +74,9 @@ func startProxy(t *testing.T, n *node) *proxy {
 		go p.acceptAll(l)
 		go p.readAll(u)
 	}
-	p.publish(t, p.ports)
+	if err := ask.Publish(p.ports); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(p.close)
 	return p
 }
@@ -76,14 +89,21 @@ func (p *proxy) close() {
 	p.stop = nil
 }
 
-func (p *proxy) publish(t *testing.T, ports abi.ProxyPorts) {
-	t.Helper()
-	if err := p.node.dp.tables.Map(abi.MapProxyPorts).Put(uint32(0), ports); err != nil {
-		t.Fatal(err)
-	}
-}
-
+// note asks the tables about a connection, which must be under rules.
 func (p *proxy) note(network string, client, server netip.AddrPort) {
+	c, rules := l7.Connection{Client: client, Server: server, Protocol: unix.IPPROTO_TCP}, uint32(rulesTCP)
+	if network == "udp" {
+		c.Protocol, rules = unix.IPPROTO_UDP, rulesUDP
+	}
+	r, err := p.ask.Judge(c)
+	if err != nil || r.Denied || len(r.Limits) == 0 || !p.ask.Holds(c, &r) {
+		p.t.Errorf("%+v: ruled %+v, %v", c, r, err)
+	}
+	for _, limit := range r.Limits {
+		if limit.Set != rules {
+			p.t.Errorf("%+v: rules %d, want %d", c, limit.Set, rules)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, passed{network, client, server})
@@ -165,6 +185,7 @@ func (p *proxy) readAll(u *sock.UDP) {
 const (
 	slotEgress, slotIngress = 1, 2 // of pods whose connections are redirected
 	setRedirect             = 7
+	rulesTCP, rulesUDP      = 41, 42
 )
 
 // redirects makes the proxy take what every pod of the node sends to, or gets on,
@@ -178,8 +199,8 @@ func (n *node) redirects(verdict policy.Verdict, egress, ingress bool) {
 	}
 	ops := []policy.Op{
 		policy.WriteSet{Set: setRedirect, Rows: []policy.SetRow{{Verdict: policy.Allow},
-			{Protocol: 6, Port: echoPort, PortBits: 16, Verdict: verdict, L7: 41, Row: 1},
-			{Protocol: 17, Port: echoPort, PortBits: 16, Verdict: verdict, L7: 42, Row: 2}}},
+			{Protocol: 6, Port: echoPort, PortBits: 16, Verdict: verdict, L7: rulesTCP, Row: 1},
+			{Protocol: 17, Port: echoPort, PortBits: 16, Verdict: verdict, L7: rulesUDP, Row: 2}}},
 		policy.SetCell{Class: classAll, Slot: slotEgress, Set: set(egress)},
 		policy.SetCell{Class: classAll, Slot: slotIngress, Set: set(ingress)},
 	}
@@ -317,7 +338,9 @@ func TestWithoutTheProxyNothingRedirectedPasses(t *testing.T) {
 	}
 	stranger(t, n, p)
 	refusedAll("another process has its port")
-	p.publish(t, abi.ProxyPorts{})
+	if err := p.ask.Publish(maps.Listeners{}); err != nil {
+		t.Fatal(err)
+	}
 	refusedAll("stopped")
 }
 
@@ -327,7 +350,7 @@ func stranger(t *testing.T, n *node, p *proxy) {
 	for host, port := range map[string]uint16{"127.0.0.1": p.ports.TCP4, "[::1]": p.ports.TCP6} {
 		var l net.Listener
 		var err error
-		n.Do(func() { l, err = net.Listen("tcp", fmt.Sprintf("%s:%d", host, htons(port))) })
+		n.Do(func() { l, err = net.Listen("tcp", fmt.Sprintf("%s:%d", host, port)) })
 		if err != nil {
 			t.Fatal(err)
 		}
