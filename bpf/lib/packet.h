@@ -106,6 +106,7 @@ enum packet_flag {
 	PACKET_REPLY = 64, /* to the initiator of its flow */
 	PACKET_FROM_PROXY = 128,
 	PACKET_TO_PROXY = 256, /* for the pod behind a mapping that the proxy uses */
+	PACKET_FRAGMENT = 512, /* any of them */
 };
 
 struct packet {
@@ -232,6 +233,7 @@ __global int parse_fragment(struct __sk_buff *skb, struct packet *p, __be32 id, 
 	key.id = id;
 	key.protocol = p->protocol;
 	key.device = skb->ifindex;
+	p->flags |= PACKET_FRAGMENT;
 	if (first) {
 		reason = parse_l4(skb, p);
 		if (reason)

@@ -4,6 +4,7 @@ package test
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -35,9 +36,10 @@ func TestTheProxySpeaksThroughTheTunnelAsThePod(t *testing.T) {
 		r := fromProxyToTunnel(t, "the client's proxy", c.a, forth, hostBIP4, client.identity)
 		proxied(t, "SYN there", c.b.run("from_overlay", r.out, toB), true)
 		leaves(t, "the server's proxy", c.b.run("to_pod", forth.bytes(t), from{device: devPod1, mark: proxyMark}))
-		proxied(t, "SYN ACK", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), false)
+		dialled(t, forth)
+		proxied(t, "SYN ACK", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), udp)
 		r = fromProxyToTunnel(t, "the server's proxy, back", c.b, back, hostIP4, remote.identity)
-		proxied(t, "SYN ACK here", c.a.run("from_overlay", r.out, toA), false)
+		proxied(t, "SYN ACK here", c.a.run("from_overlay", r.out, toA), udp)
 		leaves(t, "the client's proxy, back", c.a.run("to_pod", back.bytes(t), from{device: devPod1, mark: proxyMark}))
 		onlyRow(t, c.a)
 		onlyRow(t, c.b)
@@ -47,7 +49,8 @@ func TestTheProxySpeaksThroughTheTunnelAsThePod(t *testing.T) {
 		forth.sport++
 		fromProxyToTunnel(t, "with another port", c.a, forth, hostBIP4, client.identity)
 		back.dport++
-		proxied(t, "its answer", c.a.run("from_overlay", back.bytes(t), toA), false)
+		dialled(t, forth)
+		proxied(t, "its answer", c.a.run("from_overlay", back.bytes(t), toA), udp)
 	})
 }
 
@@ -87,24 +90,25 @@ func TestTheProxySpeaksOnRoutesAsThePod(t *testing.T) {
 				t.Errorf("%s: leaves as %+v", what, decode(t, r.out))
 			}
 		}
-		net := from{device: devUplink}
+		uplink := from{device: devUplink}
 		proxied(t, "SYN", c.a.run("from_pod", forth.bytes(t), from{device: devPod1}), true)
 		same("the client's proxy", c.a.run("to_net", forth.bytes(t), from{device: devUplink, mark: proxyMark}), forth)
-		proxied(t, "SYN there", c.b.run("from_net", forth.bytes(t), net), true)
+		proxied(t, "SYN there", c.b.run("from_net", forth.bytes(t), uplink), true)
 		leaves(t, "the server's proxy", c.b.run("to_pod", forth.bytes(t), from{device: devPod1, mark: proxyMark}))
-		proxied(t, "SYN ACK", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), false)
+		dialled(t, forth)
+		proxied(t, "SYN ACK", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), udp)
 		same("the server's proxy, back", c.b.run("to_net", back.bytes(t), from{device: devUplink, mark: proxyMark}), back)
-		proxied(t, "SYN ACK here", c.a.run("from_net", back.bytes(t), net), false)
-		proxied(t, "error", c.a.run("from_net", icmpError(t, remote.ip(six), forth.bytes(t)).bytes(t), net), false)
+		proxied(t, "SYN ACK here", c.a.run("from_net", back.bytes(t), uplink), udp)
+		proxied(t, "error", c.a.run("from_net", icmpError(t, remote.ip(six), forth.bytes(t)).bytes(t), uplink), false)
 		c.a.bumpEndpoint(client.id)
-		proxied(t, "judged again", c.a.run("from_net", back.bytes(t), net), false)
+		proxied(t, "judged again", c.a.run("from_net", back.bytes(t), uplink), udp)
 		if !udp {
 			back.flags = "A"
 			c.a.setCell(peerRemote, slotClientEgress, abi.SetAllow, client.id)
 			forth.sport, back.dport = 4100, 4100
 			expect(t, "direct", c.a.run("from_pod", forth.bytes(t), from{device: devPod1, route: devUplink}), actRedirect, 0)
 			c.a.redirect(peerRemote, slotClientEgress, client.id)
-			isReset(t, "answer of a direct one", c.a.run("from_net", back.bytes(t), net), back, devUplink)
+			isReset(t, "answer of a direct one", c.a.run("from_net", back.bytes(t), uplink), back, devUplink)
 		}
 	})
 }
@@ -125,10 +129,11 @@ func TestTheProxySpeaksToTheWorldAsTheNode(t *testing.T) {
 		}
 		back := m.reply("SA")
 		back.dst, back.dport = out.src, out.sport
+		dialled(t, m)
 		arrives := func(what string, p message) {
 			t.Helper()
 			r := a.run("from_net", p.bytes(t), from{device: devUplink})
-			proxied(t, what, r, false)
+			proxied(t, what, r, p.udp)
 			checkSums(t, r.out)
 			if in := decode(t, r.out); in.dst != client.ip(six) {
 				t.Errorf("%s: comes back to %s", what, in.dst)
@@ -167,7 +172,8 @@ func TestAMappingFollowsItsFlow(t *testing.T) {
 			if again.sport != out.sport {
 				t.Errorf("port %d, was %d", again.sport, out.sport)
 			}
-			proxied(t, "answer for the proxy", a.run("from_net", back.bytes(t), from{device: devUplink}), false)
+			dialled(t, m)
+			proxied(t, "answer for the proxy", a.run("from_net", back.bytes(t), from{device: devUplink}), true)
 			for key := range a.flowRows() {
 				if err := a.maps[abi.MapFlows].Delete(key); err != nil {
 					t.Fatal(err)
@@ -197,8 +203,10 @@ func TestTheProxySeesBackendsAndItsClientsServices(t *testing.T) {
 		}
 		back := between(server, client, six, 8080, 4000, "SA")
 		back.udp = udp
+		toBackend := back.reply("")
+		dialled(t, toBackend)
 		r = a.run("from_pod", back.bytes(t), from{device: devPod2})
-		proxied(t, "SYN ACK", r, false)
+		proxied(t, "SYN ACK", r, udp)
 		if d := decode(t, r.out); d.src != server.ip(six) {
 			t.Errorf("the proxy hears %s", d.src)
 		}
@@ -245,11 +253,62 @@ func TestClientsOutsideReachAPodThroughTheProxy(t *testing.T) {
 		leaves(t, "the proxy's SYN", a.run("to_pod", forth.bytes(t), from{device: devPod2, mark: proxyMark}))
 		back := forth.reply("SA")
 		back.srcMAC, back.dstMAC = server.mac, server.nodeMAC
-		proxied(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), false)
+		dialled(t, forth)
+		proxied(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), udp)
 		r = a.run("to_net", back.bytes(t), from{device: devUplink, mark: proxyMark})
 		leaves(t, "SYN ACK of the proxy", r)
 		if d := decode(t, r.out); d.src != m.dst || d.sport != m.dport || d.dst != m.src || d.dport != m.sport {
 			t.Errorf("the client hears %s:%d", d.src, d.sport)
 		}
 	})
+}
+
+// What the host itself answers comes from its stack; it goes to the proxy over a
+// device of our own.
+func TestTheHostAnswersTheProxy(t *testing.T) {
+	protocols(t, func(t *testing.T, six, udp bool, _ uint8) {
+		mac := [6]byte{2, 0, 0, 0, 7, 7}
+		a := newNodeA(t, config{abi.ConfigHostMAC: mac})
+		a.listen()
+		a.redirect(peerHost, slotClientEgress, client.id)
+		m := toOutside(six)
+		m.dst, m.udp = pick(six, hostIP4, hostIP6), udp
+		proxied(t, "SYN", a.run("from_pod", m.bytes(t), from{device: devPod1}), true)
+		for _, flags := range []string{"SA", "R"} {
+			r := a.run("to_pod", m.reply(flags).bytes(t), from{device: devPod1})
+			expect(t, flags, r, actRedirect, 0)
+			if r.spy.Kind != kindRedirect || r.spy.Ifindex != deviceIndex[devHost] || r.mark != abi.MarkToProxy || [6]byte(r.out[:6]) != mac {
+				t.Errorf("%s: redirect kind %d to %d, mark %x, MAC %x", flags, r.spy.Kind, r.spy.Ifindex, r.mark, r.out[:6])
+			}
+		}
+		leaves(t, "from the proxy", a.run("to_pod", m.reply("SA").bytes(t), from{device: devPod1, mark: proxyMark}))
+	})
+}
+
+// Nothing that is marked for the proxy may end in another socket of the node.
+func TestNoOtherSocketGetsWhatIsForTheProxy(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, nil)
+			a.listen()
+			a.redirect(peerServer, slotClientEgress, client.id)
+			for _, udp := range []bool{false, true} {
+				m := between(client, server, f.six, 4000, 80, "S")
+				m.udp, m.more, m.payload = udp, true, 64
+				expect(t, "a fragment", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonFragUnsupported)
+			}
+			waiting(t, f.six, 81)
+			l, err := net.Listen("tcp", pick(f.six, "0.0.0.0:81", "[::]:81"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			syn := between(client, server, f.six, 4001, 81, "S")
+			proxied(t, "SYN to a port of the host", a.run("from_pod", syn.bytes(t), from{device: devPod1}), true)
+			syn.sport = 4000
+			expect(t, "while the last connection of that client rests", a.run("from_pod", syn.bytes(t), from{device: devPod1}), actShot, abi.ReasonSocketLookup)
+			l.Close()
+			proxied(t, "and the host does not listen", a.run("from_pod", syn.bytes(t), from{device: devPod1}), false)
+		})
+	}
 }

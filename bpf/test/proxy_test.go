@@ -4,6 +4,7 @@ package test
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -67,14 +68,36 @@ func (n *node) redirect(peer uint32, slot uint16, endpoint int) {
 	n.setCell(peer, slot, redirecting, endpoint)
 }
 
-// proxied wants a packet on its way to a socket of the proxy: to the listener, or
-// to the one of its connection.
-func proxied(t *testing.T, what string, r result, listener bool) {
+// proxied wants a packet on its way to the proxy, assigned to a socket or not.
+func proxied(t *testing.T, what string, r result, assigned bool) {
 	t.Helper()
 	expect(t, what, r, actOK, 0)
-	if r.mark != abi.MarkToProxy || (r.spy.Assigned == 1) != listener || r.spy.Assigned > 1 {
-		t.Fatalf("%s: mark %x, assigned %d; want it at the proxy, at its listener %t", what, r.mark, r.spy.Assigned, listener)
+	if r.mark != abi.MarkToProxy || (r.spy.Assigned == 1) != assigned || r.spy.Assigned > 1 {
+		t.Fatalf("%s: mark %x, assigned %d; want it at the proxy, assigned %t", what, r.mark, r.spy.Assigned, assigned)
 	}
+}
+
+// dialled makes the proxy's socket for the answers to a datagram.
+func dialled(t *testing.T, m message) {
+	t.Helper()
+	if !m.udp {
+		return // programs do not look for sockets of connections
+	}
+	loopbackUp(t)
+	out, err := netlink.LinkByName("st-bpf-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := &netlink.Route{Dst: netlink.NewIPNet(ip(m.dst)), LinkIndex: out.Attrs().Index, Scope: netlink.SCOPE_LINK}
+	if err := netlink.RouteReplace(route); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.RouteDel(route) })
+	c, err := sock.DialUDP(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(m.src), m.sport), netip.AddrPortFrom(netip.MustParseAddr(m.dst), m.dport))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
 }
 
 // leaves wants what the proxy sent to go on without its mark.
@@ -119,12 +142,16 @@ func TestAConnectionOfTwoPodsIsTwoOfTheProxyInOneRow(t *testing.T) {
 				t.Errorf("%s: told as %+v", side, r.events)
 			}
 			leaves(t, side+", the proxy's SYN", a.run("to_pod", forth.bytes(t), from{device: devPod2, mark: proxyMark}))
-			proxied(t, side+", SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), false)
+			if udp && side == "egress" {
+				expect(t, side+", answer for nobody", a.run("from_pod", back.bytes(t), from{device: devPod2}), actShot, abi.ReasonSocketLookup)
+				dialled(t, forth)
+			}
+			proxied(t, side+", SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), udp)
 			leaves(t, side+", the proxy's SYN ACK", a.run("to_pod", back.bytes(t), from{device: devPod1, mark: proxyMark}))
 			forth.flags = "A"
 			proxied(t, side+", ACK", a.run("from_pod", forth.bytes(t), from{device: devPod1}), udp)
 			row := onlyRow(t, a)
-			if row.Flags != abi.FlowProxied|abi.FlowReplied|row.Flags&abi.FlowFromB || row.Packets != [2]uint32{2, 1} || row.Endpoint != [2]uint16{1, 2} {
+			if row.Flags != abi.FlowProxied|abi.FlowReplied|row.Flags&abi.FlowFromB || row.Packets[0] != 2 || row.Packets[1] == 0 || row.Endpoint != [2]uint16{1, 2} {
 				t.Errorf("%s: row %+v", side, row)
 			}
 		}
@@ -266,7 +293,8 @@ func TestDirectDatagramsMoveToTheProxy(t *testing.T) {
 			forth.udp, back.udp = true, true
 			expectDelivered(t, "query", a.run("from_pod", forth.bytes(t), from{device: devPod1}), server)
 			a.redirect(peerServer, slotClientEgress, client.id)
-			proxied(t, "answer", a.run("from_pod", back.bytes(t), from{device: devPod2}), false)
+			dialled(t, forth)
+			proxied(t, "answer", a.run("from_pod", back.bytes(t), from{device: devPod2}), true)
 			proxied(t, "query", a.run("from_pod", forth.bytes(t), from{device: devPod1}), true)
 			leaves(t, "the proxy's answer", a.run("to_pod", back.bytes(t), from{device: devPod1, mark: proxyMark}))
 		})
@@ -321,7 +349,8 @@ func TestTheProxyOpensWithAnotherPort(t *testing.T) {
 		m, back := between(client, server, six, 4999, 80, "S"), between(server, client, six, 80, 4999, "SA")
 		m.udp, back.udp = udp, udp
 		leaves(t, "SYN", a.run("to_pod", m.bytes(t), from{device: devPod2, mark: proxyMark}))
-		proxied(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), false)
+		dialled(t, m)
+		proxied(t, "SYN ACK", a.run("from_pod", back.bytes(t), from{device: devPod2}), udp)
 		a.setCell(peerClient, slotServerIngress, abi.SetDeny, server.id)
 		m.sport = 4998
 		expect(t, "denied", a.run("to_pod", m.bytes(t), from{device: devPod2, mark: proxyMark}), actShot, abi.ReasonPolicyDenied)
@@ -340,7 +369,7 @@ func TestTheProxyTakesNoPortOfADirectConnection(t *testing.T) {
 
 // connect makes the sockets that a proxy has for a connection of a pod with
 // another one, in the namespace of the tests.
-func connect(t *testing.T, six bool) {
+func connect(t *testing.T, six bool, port uint16) (own, other net.Conn) {
 	t.Helper()
 	lo := loopbackUp(t)
 	for _, p := range []pod{client, server} {
@@ -358,11 +387,13 @@ func connect(t *testing.T, six bool) {
 		})
 	}}
 	lc.SetMultipathTCP(false)
-	l, err := lc.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(server.ip(six)), 80).String())
+	l, err := lc.Listen(context.Background(), "tcp", netip.AddrPortFrom(netip.MustParseAddr(server.ip(six)), port).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := sock.DialTCP(context.Background(), netip.AddrPortFrom(netip.MustParseAddr(client.ip(six)), 4000), netip.AddrPortFrom(netip.MustParseAddr(server.ip(six)), 80))
+	// Not by sock.DialTCP, which takes another port for what is local.
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: ip(client.ip(six)), Port: 4000}, Control: lc.Control}
+	c, err := d.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +401,24 @@ func connect(t *testing.T, six bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(); accepted.Close(); l.Close() })
+	l.Close()
+	t.Cleanup(func() {
+		_ = c.(*net.TCPConn).SetLinger(0) // the ports are free at once
+		c.Close()
+		accepted.Close()
+	})
+	return accepted, c
+}
+
+// waiting leaves the proxy's side of a connection in TIME_WAIT.
+func waiting(t *testing.T, six bool, port uint16) {
+	t.Helper()
+	own, other := connect(t, six, port)
+	own.Close()
+	if _, err := io.ReadAll(other); err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
 }
 
 func TestAProxiedConnectionSurvivesTheLossOfItsRow(t *testing.T) {
@@ -387,7 +435,7 @@ func TestAProxiedConnectionSurvivesTheLossOfItsRow(t *testing.T) {
 					isReset(t, "without a socket", a.run("from_pod", m.bytes(t), from{device: device}), m, device)
 				}
 				t.Run(first, func(t *testing.T) {
-					connect(t, f.six)
+					connect(t, f.six, 80)
 					proxied(t, "with a socket", a.run("from_pod", m.bytes(t), from{device: device}), false)
 					if row := onlyRow(t, a); row.Flags&(abi.FlowProxied|abi.FlowPickedUp) != abi.FlowProxied|abi.FlowPickedUp {
 						t.Errorf("row %+v", row)

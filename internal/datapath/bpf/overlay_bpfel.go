@@ -49,6 +49,7 @@ const (
 	OverlayVarCfgBindProtection  = "cfg_bind_protection"
 	OverlayVarCfgEventLevel      = "cfg_event_level"
 	OverlayVarCfgHostIfindex     = "cfg_host_ifindex"
+	OverlayVarCfgHostMac         = "cfg_host_mac"
 	OverlayVarCfgHostNetns       = "cfg_host_netns"
 	OverlayVarCfgHostSockets     = "cfg_host_sockets"
 	OverlayVarCfgHz              = "cfg_hz"
@@ -160,6 +161,7 @@ type OverlayVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -274,6 +276,7 @@ type OverlayVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`
