@@ -89,6 +89,7 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	}
 	if o.L7Proxy {
 		a.proxies = wire.NewServer()
+		a.proxies.Record = a.request
 	}
 	a.server = &server{agent: a}
 	a.prober = &prober{opts: o, metrics: a.metrics, tables: a.tables, writer: a.own.health, checks: a.checks}

@@ -38,6 +38,9 @@ type HTTP struct {
 	Path     string // with query, secrets blanked out
 	Code     int    // status of the answer; 0: none
 	Headers  []Header
+	// Mismatches are the names of fields that were not as a rule wants them,
+	// in a request that was allowed all the same.
+	Mismatches []string
 }
 
 // Header is one field of a message that the configuration lets be recorded.

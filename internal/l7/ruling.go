@@ -55,6 +55,8 @@ type Rules interface {
 }
 
 // Recorder takes records. It never blocks: what it has no room for it counts.
+// The record, its HTTP, DNS or Kafka, and their slices are the caller's again
+// when Record returns; strings stay as they are.
 type Recorder interface {
 	Record(*Record)
 }

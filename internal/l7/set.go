@@ -15,10 +15,14 @@ const (
 	ProtocolOther // a parser by name
 )
 
-// Set is compiled rules. It never changes.
+// Set is compiled rules. It never changes. One without rules of its protocol,
+// and without All, allows nothing.
 type Set struct {
 	Number   uint32
 	Protocol Protocol
 	// Everything of the protocol passes: some rule says so. It is recorded all the same.
 	All bool
+
+	http    []httpRule
+	rewrite bool // some rule changes fields of requests it allows
 }

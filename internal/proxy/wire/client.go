@@ -25,7 +25,7 @@ type Client struct {
 	// Apply puts rules in force and says which it does not carry out.
 	Apply func(sets []l7.Source) []l7.Problem
 
-	queue chan *l7.Record
+	queue chan *proxypb.Record
 	lost  atomic.Uint64
 }
 
@@ -39,14 +39,18 @@ const (
 
 // NewClient makes a client of the agent that listens on a socket.
 func NewClient(log *slog.Logger, socket string, apply func([]l7.Source) []l7.Problem) *Client {
-	return &Client{Socket: socket, Log: log, Apply: apply, queue: make(chan *l7.Record, queueMax)}
+	return &Client{Socket: socket, Log: log, Apply: apply, queue: make(chan *proxypb.Record, queueMax)}
 }
 
 // Record sends a record when the agent takes it. What there is no room for is
 // counted, and the agent is told.
 func (c *Client) Record(r *l7.Record) {
+	if len(c.queue) == cap(c.queue) {
+		c.lost.Add(1)
+		return
+	}
 	select {
-	case c.queue <- r:
+	case c.queue <- messageOf(r):
 	default:
 		c.lost.Add(1)
 	}
@@ -64,7 +68,7 @@ func (c *Client) Run(ctx context.Context) error {
 	api := proxypb.NewProxyClient(conn)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.insist(ctx, "follow rules", func() error { return c.follow(ctx, api) }) })
-	var pending []*l7.Record // what a stream that broke had taken
+	var pending []*proxypb.Record // what a stream that broke had taken
 	g.Go(func() error {
 		return c.insist(ctx, "send records", func() error { return c.send(ctx, api, &pending) })
 	})
@@ -113,7 +117,7 @@ func (c *Client) follow(ctx context.Context, api proxypb.ProxyClient) error {
 }
 
 // send sends what is in the queue. A batch whose sending failed is sent again.
-func (c *Client) send(ctx context.Context, api proxypb.ProxyClient, pending *[]*l7.Record) error {
+func (c *Client) send(ctx context.Context, api proxypb.ProxyClient, pending *[]*proxypb.Record) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := api.Record(ctx)
@@ -132,11 +136,7 @@ func (c *Client) send(ctx context.Context, api proxypb.ProxyClient, pending *[]*
 		for len(*pending) < batchMax && len(c.queue) > 0 {
 			*pending = append(*pending, <-c.queue)
 		}
-		m := &proxypb.Records{Lost: c.lost.Load()}
-		for _, r := range *pending {
-			m.Records = append(m.Records, messageOf(r))
-		}
-		if err := stream.Send(m); err != nil {
+		if err := stream.Send(&proxypb.Records{Lost: c.lost.Load(), Records: *pending}); err != nil {
 			return err
 		}
 		*pending = (*pending)[:0]
