@@ -284,10 +284,14 @@ int to_pod(struct __sk_buff *skb)
 		if (!f)
 			return drop(skb, &p, REASON_CT_INSERT_FAILED);
 	}
-	if (unlikely((f->flags & FLOW_PROXIED) && !is_of_proxy(&p)))
-		return drop(skb, &p, REASON_NOT_FROM_PROXY);
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely((f->flags & FLOW_PROXIED) && !(p.flags & PACKET_FROM_PROXY))) {
+		if (!f->endpoint[side])
+			return host_to_proxy(skb, &p);
+		if (!is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+	}
 	if (unlikely(f->service && side == RESPONDER)) {
 		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
 		if (reason)

@@ -52,6 +52,7 @@ enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_INGRESS = 1 << 0,
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_F_RECOMPUTE_CSUM = 1 << 0,
 	BPF_F_PSEUDO_HDR = 1 << 4,
@@ -80,7 +81,8 @@ enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
 	ECONNREFUSED = 111,
-	TCP_LISTEN = 10, /* state of a socket */
+	TCP_TIME_WAIT = 6, /* states of a socket */
+	TCP_LISTEN = 10,
 };
 
 struct __sk_buff {

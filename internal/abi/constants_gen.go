@@ -202,6 +202,7 @@ const (
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
 	ReasonNotInSourceRange     = 177
+	ReasonSocketLookup         = 178
 	ReasonSocketAssign         = 179
 	ReasonProxyUnsupported     = 180
 	ReasonPolicyDeniedExplicit = 181
@@ -312,6 +313,7 @@ const (
 	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostMAC         = "cfg_host_mac"
 	ConfigHostNetns       = "cfg_host_netns"
 	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"

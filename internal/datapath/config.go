@@ -31,7 +31,7 @@ type Config struct {
 	MTU                      int            // of pods; 0: the uplink's minus the overlay's overhead
 	Masquerade4, Masquerade6 bool
 	SocketLB                 bool
-	Proxy                    bool // of the node, for L7 rules
+	Proxy                    bool     // of the node, for L7 rules
 	Services                 Services // HostNetNS is found out
 	MaglevSize               int      // positions of a Maglev table; 0: the default
 	MonitorAggregation       string   // "none": an event per packet; otherwise per connection

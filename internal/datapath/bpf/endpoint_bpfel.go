@@ -51,6 +51,7 @@ const (
 	EndpointVarCfgBindProtection  = "cfg_bind_protection"
 	EndpointVarCfgEventLevel      = "cfg_event_level"
 	EndpointVarCfgHostIfindex     = "cfg_host_ifindex"
+	EndpointVarCfgHostMac         = "cfg_host_mac"
 	EndpointVarCfgHostNetns       = "cfg_host_netns"
 	EndpointVarCfgHostSockets     = "cfg_host_sockets"
 	EndpointVarCfgHz              = "cfg_hz"
@@ -164,6 +165,7 @@ type EndpointVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -282,6 +284,7 @@ type EndpointVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -52,6 +52,7 @@ const (
 	NetVarCfgBindProtection  = "cfg_bind_protection"
 	NetVarCfgEventLevel      = "cfg_event_level"
 	NetVarCfgHostIfindex     = "cfg_host_ifindex"
+	NetVarCfgHostMac         = "cfg_host_mac"
 	NetVarCfgHostNetns       = "cfg_host_netns"
 	NetVarCfgHostSockets     = "cfg_host_sockets"
 	NetVarCfgHz              = "cfg_hz"
@@ -166,6 +167,7 @@ type NetVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -286,6 +288,7 @@ type NetVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -146,6 +146,10 @@ func (n *Node) hostPair(mtu int) (host, net Device, err error) {
 			return host, net, err
 		}
 	}
+	// What the host answers to the proxy comes in here, with an address of the host.
+	if err := n.setDevice("ipv4", HostName, [][2]string{{"accept_local", "1"}}); err != nil {
+		return host, net, err
+	}
 	if host, err = n.bringUp(HostName, mtu); err != nil {
 		return host, net, err
 	}
