@@ -47,10 +47,11 @@ var Reasons = map[uint8]string{
 	210: "Flow table pressure: new flow refused",
 	211: "Tunnel identity does not match the address",
 	212: "Flow must reconnect through the proxy",
-	213: "Proxy is not running",
-	214: "Proxy redirection not supported for what the host sends",
-	215: "Flow belongs to the proxy",
-	216: "Proxy took the port of another flow",
+	213: "DSR: no such frontend with this backend",
+	214: "Proxy is not running",
+	215: "Proxy redirection not supported for what the host sends",
+	216: "Flow belongs to the proxy",
+	217: "Proxy took the port of another flow",
 }
 
 // ReasonNames are the names of the drop reasons, by number.
@@ -96,8 +97,9 @@ var ReasonNames = map[uint8]string{
 	210: "FLOWS_FULL",
 	211: "IDENTITY_MISMATCH",
 	212: "FLOW_NOW_REDIRECTED",
-	213: "PROXY_NOT_RUNNING",
-	214: "PROXY_FROM_STACK",
-	215: "NOT_FROM_PROXY",
-	216: "NOT_OF_PROXY",
+	213: "UNKNOWN_FRONTEND",
+	214: "PROXY_NOT_RUNNING",
+	215: "PROXY_FROM_STACK",
+	216: "NOT_FROM_PROXY",
+	217: "NOT_OF_PROXY",
 }
