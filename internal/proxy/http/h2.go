@@ -117,6 +117,8 @@ func (c *conn) serveHTTP2() error {
 	c.client.until(time.Time{})
 	c.server.until(time.Time{})
 	h.toServer.add([]byte(preface))
+	c.srv.register(h)
+	defer c.srv.forget(h)
 	var both sync.WaitGroup
 	both.Go(func() {
 		h.fromServer()
@@ -131,6 +133,32 @@ func (c *conn) serveHTTP2() error {
 	both.Wait()
 	h.unanswered()
 	return nil
+}
+
+func (s *Server) register(h *h2) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.framed == nil {
+		s.framed = map[*h2]struct{}{}
+	}
+	s.framed[h] = struct{}{}
+	if s.draining.Load() {
+		go h.drain()
+	}
+}
+
+func (s *Server) forget(h *h2) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.framed, h)
+}
+
+// drain tells the client to open no more streams; those that it has opened
+// meanwhile are served (RFC 9113, 6.8).
+func (h *h2) drain() {
+	<-h.settled
+	h.toClient.goaway(1<<31-1, codeNone)
+	h.toClient.flush()
 }
 
 type appender []byte
