@@ -79,6 +79,7 @@ type stream struct {
 	record        l7.Record
 	http          l7.HTTP
 	denied        bool // answered by us: the server knows nothing of it
+	wasted        int64 // bytes that came nevertheless
 	answered      bool
 	asked, served bool // the client's and the server's end was seen
 }
@@ -222,7 +223,8 @@ func (h *h2) clientFrame(f frame) error {
 }
 
 // clientData passes data on, or throws it away if the stream was denied: then
-// the client gets its window back from us, because the server will not give it.
+// the client gets the connection's window back from us, because the server will
+// not give it. A client that goes on and on is told to stop.
 func (h *h2) clientData(f frame) error {
 	if f.stream == 0 || f.stream > h.opened {
 		return errProtocol
@@ -235,6 +237,10 @@ func (h *h2) clientData(f frame) error {
 		}
 		if f.length > 0 {
 			h.toClient.window(0, f.length)
+		}
+		before := st.wasted
+		if st.wasted += int64(f.length); before <= h.limits.Drain && st.wasted > h.limits.Drain {
+			h.toClient.reset(f.stream, codeNone) // the rest need not be sent
 		}
 	} else if err := h.toServer.pass(&h.client, f); err != nil {
 		return err
