@@ -3,9 +3,11 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/direct.h"
 #include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 enum {
@@ -31,13 +33,6 @@ static __always_inline int is_established_from_pod(struct __sk_buff *skb, const 
 	if (f->endpoint[!side] && !side_current(f, !side, endpoint_at(f->endpoint[!side])))
 		return 0;
 	return !flow_reopens(f, p) && flow_fresh(f);
-}
-
-/* A pod that speaks VXLAN to a node could forge identities. */
-static __always_inline int is_encapsulation(const struct packet *p, const struct party *to)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port) &&
-	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
 }
 
 /* Nobody of the cluster: virtual addresses are such, too. */
@@ -68,6 +63,16 @@ static __always_inline int is_for_host(const struct __sk_buff *skb, const struct
 	       ((to->flags & IPCACHE_HOST) || (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || (a[0] == 0xff && a[1] == 2));
 }
 
+/* p answers a client outside whom another node balances here, with its own address:
+ * the row knows who that is. */
+static __always_inline int answers_world(const struct packet *p, const struct flow_key *key)
+{
+	struct flow_key own = *key;
+	struct flow *f = bpf_map_lookup_elem(&flows, &own);
+
+	return f && sender_side(f, p) == RESPONDER && is_world_identity(f->identity[INITIATOR]);
+}
+
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
  * key that allows p, SOLICITATION, ADVERTISEMENT, REJECT, or a drop reason. */
 __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
@@ -96,8 +101,10 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		party_find(&o->party[1], &p->destination);
 		return is_for_host(skb, p, &o->party[1]) ? ADVERTISEMENT : REASON_FORBIDDEN_ICMP6;
 	}
-	if (p->flags & PACKET_ICMP_ERROR)
-		return relate(skb, p, key);
+	if (p->flags & PACKET_ICMP_ERROR) {
+		reason = translate_error(skb, p);
+		return reason ? reason : relate(skb, p, key);
+	}
 	reason = translate(skb, p, key);
 	if (reason)
 		return reason;
@@ -110,11 +117,15 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 			return reason;
 		if (p->service)
 			party_find(&o->party[1], &p->destination);
+		else if ((o->party[1].flags & IPCACHE_NODE) && answers_world(p, key))
+			reason = become_world(p, &o->party[1]);
+		if (reason)
+			return reason;
 	}
 	p->destination_identity = o->party[1].identity;
 	if (!p->service && is_world(&o->party[1]) && is_rest(p, SCOPE_INTERNAL))
 		return REASON_NO_SERVICE_BACKEND;
-	if (is_encapsulation(p, &o->party[1]))
+	if (is_tunnelled(p) && (o->party[1].flags & (IPCACHE_HOST | IPCACHE_NODE)))
 		return REASON_ENCAP_PROHIBITED;
 	reason = reachable(&o->party[1]);
 	if (reason == REASON_IDENTITY_UNKNOWN)
@@ -135,6 +146,8 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 	int reason;
 
 	side &= 1;
+	if (unlikely(f->flags & FLOW_PROXIED))
+		return to_proxy(skb, p, side == INITIATOR);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_stack(skb, p);
 	if (unlikely(f->service && side == RESPONDER)) {
@@ -170,6 +183,8 @@ int from_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? not_ip_from_pod(skb, &p) : drop(skb, &p, reason);
 	if (unlikely(skb->vlan_present))
 		return drop(skb, &p, REASON_UNSUPPORTED_L2); /* the tag would go along */
+	if (unlikely(p.flags & PACKET_OPTIONS) && names_frontend(skb, &p))
+		return drop(skb, &p, REASON_UNKNOWN_FRONTEND); /* what only nodes tell each other */
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (unlikely(!f || !is_established_from_pod(skb, &p, f))) {
@@ -180,6 +195,8 @@ int from_pod(struct __sk_buff *skb)
 			return to_stack(skb, &p);
 		if (reason == REJECT)
 			return reject_pod(skb, &p);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return reset(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -256,9 +273,10 @@ int to_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
 	if (is_neighbor_discovery(skb, &p))
 		return TC_ACT_OK;
+	see_proxy(skb, &p);
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f || !is_established_to_pod(skb, &p, f)) {
+	if (!f || !is_established_to_pod(skb, &p, f) || unlikely(takes_over(f, &p))) {
 		reason = admit_to_pod(skb, &p, &key);
 		if (reason)
 			return drop(skb, &p, reason);
@@ -268,6 +286,12 @@ int to_pod(struct __sk_buff *skb)
 	}
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely((f->flags & FLOW_PROXIED) && !(p.flags & PACKET_FROM_PROXY))) {
+		if (!f->endpoint[side])
+			return host_to_proxy(skb, &p);
+		if (!is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+	}
 	if (unlikely(f->service && side == RESPONDER)) {
 		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
 		if (reason)

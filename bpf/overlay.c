@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/masquerade.h"
 #include "lib/related.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 enum {
@@ -52,30 +53,6 @@ static __always_inline int is_established(const struct packet *p, const struct o
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
-static __always_inline int is_world(__u32 identity)
-{
-	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV4 || identity == IDENTITY_WORLD_IPV6;
-}
-
-/* A client outside that comes with the address of a node which balances it here:
- * what this node knows about the world as a whole counts for it. */
-static __always_inline int become_world(const struct packet *p, struct party *from)
-{
-	struct ipcache_entry *world;
-	struct addr any = {};
-
-	if (!cfg_services)
-		return REASON_IDENTITY_MISMATCH;
-	if (!(p->flags & PACKET_IPV6))
-		addr_set4(&any, 0);
-	world = ipcache_of(&any);
-	if (!world)
-		return REASON_IDENTITY_UNKNOWN;
-	from->identity = world->identity;
-	from->peer = world->peer;
-	return 0;
-}
-
 /* The sender as the tunnel claims it, checked against what this node knows: the
  * outer source is a node, the inner one lives there and has that identity. An
  * address that is not known yet is judged by the identity alone. */
@@ -96,7 +73,7 @@ static __always_inline int identify(struct packet *p, const struct outer *o, str
 	p->source_identity = claimed;
 	if (claimed == IDENTITY_UNKNOWN || claimed >= IDENTITY_LOCAL_MIN)
 		return REASON_INVALID_IDENTITY;
-	if ((from->flags & IPCACHE_NODE) && is_world(claimed))
+	if ((from->flags & IPCACHE_NODE) && is_world_identity(claimed))
 		return become_world(p, from);
 	if (from->flags & IPCACHE_NODE)
 		/* A node that runs the API server has that identity here. */
@@ -185,6 +162,21 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *p)
 	return to_own_stack(skb, p);
 }
 
+/* The way back to the node that p came from, for a reset of its sender. */
+__global int aim_back(struct __sk_buff *skb, const struct packet *p, const struct outer *outer)
+{
+	struct addr source;
+	__u32 *node;
+
+	if (!p || !outer)
+		return REASON_INVALID_PACKET;
+	source = outer->source;
+	node = bpf_map_lookup_elem(&node_addrs, &source);
+	if (!node)
+		return REASON_UNKNOWN_SENDER;
+	return set_tunnel(skb, *node, p->service ? IDENTITY_HOST : p->destination_identity);
+}
+
 /* What other nodes send through the tunnel. */
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -208,6 +200,8 @@ int from_overlay(struct __sk_buff *skb)
 		reason = admit_from_overlay(skb, &p, &key, &outer);
 		if (reason == FOR_HOST)
 			return to_host(skb, &p);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return aim_back(skb, &p, &outer) ? drop(skb, &p, reason) : reset(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -216,6 +210,8 @@ int from_overlay(struct __sk_buff *skb)
 	}
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely(f->flags & FLOW_PROXIED))
+		return to_proxy(skb, &p, side == INITIATOR);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_own_stack(skb, &p);
 	if (unlikely(f->service && side == RESPONDER)) {
@@ -262,6 +258,7 @@ int to_overlay(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_FROM_STACK };
 	struct party from = {};
+	__u32 side, identity;
 	struct flow_key key;
 	struct flow *f;
 	int reason;
@@ -273,18 +270,30 @@ int to_overlay(struct __sk_buff *skb)
 	reason = parse(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason == PACKET_NOT_IP ? REASON_UNSUPPORTED_L3 : reason);
+	see_proxy(skb, &p);
 	flow_key_of(&p, &key);
 	reason = admit_to_overlay(skb, &p, &key, &from);
 	if (reason)
 		return drop(skb, &p, reason);
+	identity = from.id ? from.identity : IDENTITY_HOST;
 	f = from.id ? bpf_map_lookup_elem(&flows, &key) : NULL;
-	if (f)
-		track(skb, f, &p, sender_side(f, &p));
-	reason = set_tunnel(skb, from.node, from.id ? from.identity : IDENTITY_HOST);
+	if (f) {
+		if ((f->flags & FLOW_PROXIED) && !is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+		side = sender_side(f, &p);
+		track(skb, f, &p, side);
+		if ((f->flags & FLOW_PROXIED) && f->service && side == RESPONDER) {
+			reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
+			identity = IDENTITY_HOST; /* with an address of this node it comes as this node */
+		}
+	}
+	if (!reason)
+		reason = set_tunnel(skb, from.node, identity);
 	if (reason)
 		return drop(skb, &p, reason);
 	count(skb, REASON_FORWARDED, 0);
 	trace(skb, &p, POINT_TO_OVERLAY);
+	skb->mark = 0;
 	return TC_ACT_OK;
 }
 

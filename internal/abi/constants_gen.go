@@ -47,8 +47,6 @@ const (
 // enum flow_leg.
 const (
 	LegDirect  = 0
-	LegClient  = 1
-	LegServer  = 2
 	LegService = 3
 	LegAnswer  = 4
 )
@@ -67,6 +65,7 @@ const (
 	FlowClosing     = 4
 	FlowReplied     = 8
 	FlowMasqueraded = 16
+	FlowProxied     = 32
 	FlowFromB       = 32768
 )
 
@@ -83,6 +82,13 @@ const (
 	IdentityIngress       = 8
 	IdentityWorldIPv4     = 9
 	IdentityWorldIPv6     = 10
+)
+
+// enum mark.
+const (
+	MarkChecked   = 1474363393
+	MarkToProxy   = 1474363394
+	MarkFromProxy = 1474363395
 )
 
 // enum ipcache_flag.
@@ -106,6 +112,7 @@ const (
 // enum nat_flag.
 const (
 	NATAnyPort = 1
+	NATProxied = 2
 )
 
 // enum node_limit.
@@ -122,8 +129,8 @@ const (
 // enum policy_limit.
 const (
 	PeersMax       = 131072
-	ClassBank      = 1024
-	ClassBanks     = 64
+	ClassBank      = 256
+	ClassBanks     = 256
 	SlotsMax       = 512
 	GenerationsMax = 4096
 )
@@ -195,6 +202,9 @@ const (
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
 	ReasonNotInSourceRange     = 177
+	ReasonSocketLookup         = 178
+	ReasonSocketAssign         = 179
+	ReasonProxyUnsupported     = 180
 	ReasonPolicyDeniedExplicit = 181
 	ReasonTtlExceeded          = 196
 	ReasonEndpointNotReady     = 203
@@ -203,6 +213,11 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonUnknownFrontend      = 213
+	ReasonProxyNotRunning      = 214
+	ReasonProxyFromStack       = 215
+	ReasonNotFromProxy         = 216
+	ReasonNotOfProxy           = 217
 )
 
 // enum service_scope.
@@ -219,6 +234,7 @@ const (
 	ServiceSourceAllow = 8
 	ServiceSourceDeny  = 16
 	ServiceSkipped     = 32
+	ServiceLoopback    = 64
 )
 
 // enum service_kind.
@@ -237,9 +253,23 @@ const (
 	BackendTerminating = 2
 )
 
+// enum affinity_limit.
+const (
+	Affinities = 32768
+)
+
 // enum maglev_limit.
 const (
 	MaglevWidth = 16
+)
+
+// enum service_hint.
+const (
+	HintRowsBits  = 13
+	HintRows      = 8192
+	HintIDBits    = 20
+	HintFirstBits = 24
+	HintCountBits = 20
 )
 
 // Names of the maps, as in the objects and in bpffs.
@@ -248,6 +278,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"
@@ -263,7 +294,9 @@ const (
 	MapNodes            = "nodes"
 	MapPeers            = "peers"
 	MapPolicyGens       = "policy_gens"
+	MapProxyPorts       = "proxy_ports"
 	MapServiceFlows     = "service_flows"
+	MapServiceHints     = "service_hints"
 	MapServiceSkips     = "service_skips"
 	MapServiceSlots     = "service_slots"
 	MapServiceVIPs      = "service_vips"
@@ -280,6 +313,7 @@ const (
 	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostMAC         = "cfg_host_mac"
 	ConfigHostNetns       = "cfg_host_netns"
 	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"

@@ -22,6 +22,7 @@ import (
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/file"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
@@ -49,6 +50,7 @@ type fakeCluster struct {
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
 	notices  []Notice
+	warnings []Warning
 }
 
 func newFakeCluster() *fakeCluster {
@@ -79,6 +81,7 @@ func (c *fakeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	raw.Groups.MarkSynced()
 	raw.Services.MarkSynced()
 	raw.Slices.MarkSynced()
+	raw.Redirects.MarkSynced()
 	raw.Remotes.MarkSynced()
 	close(c.started)
 	<-ctx.Done()
@@ -194,6 +197,13 @@ func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.notices = append(c.notices, n)
+	return c.down
+}
+
+func (c *fakeCluster) Warn(_ context.Context, w Warning) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.warnings = append(c.warnings, w)
 	return c.down
 }
 
@@ -376,6 +386,8 @@ func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.Fr
 	return nil
 }
 
+func (k *fakeKernel) NetNSCookie(path string) (uint64, error) { return uint64(len(path)), nil }
+
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {
 		select {
@@ -545,7 +557,7 @@ func (l *lab) bind(p endpoint.Pod) {
 func (l *lab) netns(p endpoint.Pod) string { return filepath.Join(l.dir, "netns", p.Name) }
 
 func (l *lab) request(p endpoint.Pod) rest.CNIRequest {
-	if err := writeFile(l.netns(p), nil, 0o644); err != nil {
+	if err := file.Write(l.netns(p), nil, 0o644); err != nil {
 		l.t.Fatal(err)
 	}
 	return rest.CNIRequest{

@@ -10,6 +10,7 @@ import (
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/policy/report"
@@ -60,6 +61,8 @@ type Cluster interface {
 	// Tell makes an event on this node's object, or brings the one of the same
 	// reason and beginning up to date.
 	Tell(ctx context.Context, n Notice) error
+	// Warn makes an event on an object.
+	Warn(ctx context.Context, w Warning) error
 	// Version asks the server for its version, the cheapest call there is.
 	Version(ctx context.Context) (string, error)
 	// Host is the server's address.
@@ -85,6 +88,7 @@ type Datapath interface {
 	NodeRows() ([]NodeRow, error)
 	SetFrontends(list []service.Frontend) error
 	ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error
+	NetNSCookie(path string) (uint64, error)
 
 	Events(ctx context.Context, fn func(Event)) error
 	Dump(name string) (headings []string, rows [][]string, err error)
@@ -99,4 +103,6 @@ type Datapath interface {
 type Engine interface {
 	Update(in policy.Input) policy.Outcome
 	Apply(d policy.Delta) policy.Outcome
+	// L7 gives the L7 rules that the kernel names once the last outcome is carried out.
+	L7() []l7.Source
 }

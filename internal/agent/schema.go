@@ -59,15 +59,22 @@ var schema = []Key{
 	list("nodeport-addresses", "", "Prefixes of the node's addresses on which NodePorts and host ports are served; empty: all of its own.", func(o *Options) *[]string { return &o.Service.nodePortText }),
 	text("node-port-range", "30000,32767", "First and last NodePort; the API server's --service-node-port-range.", func(o *Options) *string { return &o.Service.portRangeText }),
 	flag("node-port-bind-protection", "true", "Refuse to let programs bind to ports of NodePorts.", func(o *Options) *bool { return &o.Service.BindProtection }),
+	flag("enable-auto-protect-node-port-range", "true", "Add the NodePorts to net.ipv4.ip_local_reserved_ports of the node where they overlap with the ports that the kernel gives to sockets.", func(o *Options) *bool { return &o.Service.ReservePorts }),
 	choice("bpf-lb-algorithm", "random", "How backends are chosen for connections from outside.", func(o *Options) *string { return &o.Service.Algorithm }, "random", "maglev"),
 	number("bpf-lb-maglev-table-size", "16381", "Positions of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071.", func(o *Options) *int { return &o.Service.MaglevSize }),
 	text("bpf-lb-maglev-hash-seed", service.DefaultMaglevSeed, "Seed of Maglev tables, the same on all nodes.", func(o *Options) *string { return &o.Service.MaglevSeed }),
-	choice("bpf-lb-mode", "snat", "How connections from outside reach backends of other nodes: with this node's address (snat), with the client's (dsr), or TCP so and UDP so (hybrid).", func(o *Options) *string { return &o.Service.Mode }, "snat", "dsr", "hybrid"),
+	choice("bpf-lb-mode", "snat", "How connections from outside reach backends of other nodes: with this node's address (snat), with the client's, which they answer themselves (dsr), or TCP with dsr and UDP with snat (hybrid). dsr needs native routing; in a tunnel it is snat.", func(o *Options) *string { return &o.Service.Mode }, "snat", "dsr", "hybrid"),
 	flag("bpf-lb-external-clusterip", "false", "Serve ClusterIPs to clients outside, too.", func(o *Options) *bool { return &o.Service.ExternalClusterIP }),
 	flag("bpf-lb-source-range-all-types", "false", "loadBalancerSourceRanges limit NodePorts, too.", func(o *Options) *bool { return &o.Service.RangesForAll }),
 	choice("service-no-backend-response", "reject", "What connections to a service without backends get: an answer (reject) or nothing (drop).", func(o *Options) *string { return &o.Service.NoBackend }, "reject", "drop"),
 	flag("enable-service-topology", "true", "Carry out trafficDistribution and topology hints.", func(o *Options) *bool { return &o.Service.Topology }),
 	text("k8s-service-proxy-name", "", "Value of the label service.kubernetes.io/service-proxy-name of the Services that are carried out; empty: those without it.", func(o *Options) *string { return &o.Service.ProxyName }),
+
+	flag("enable-local-redirect-policy", "false", "Carry out CiliumLocalRedirectPolicies: who may write one redirects traffic of every pod of a node.", func(o *Options) *bool { return &o.Service.Redirects }),
+	list("lrp-address-matcher-cidrs", "", "Prefixes of the addresses that local redirect policies may redirect; empty: all.", func(o *Options) *[]string { return &o.Service.redirectText }),
+	flag("bpf-lb-sock-terminate-pod-connections", "true", "Close connected UDP sockets of pods, and not only those of the host, when the backend that their service chose is gone.", func(o *Options) *bool { return &o.Service.CloseSockets }),
+	flag("bpf-lb-sock-terminate-all-protos", "false", "Close TCP sockets then, too.", func(o *Options) *bool { return &o.Service.CloseTCP }),
+	text("kube-proxy-replacement-healthz-bind-address", "", "Where the agent answers /healthz and /livez as kube-proxy does, such as 0.0.0.0:10256; empty: nowhere.", func(o *Options) *string { return &o.Service.HealthzAddr }),
 
 	choice("enable-policy", "default", "Enforce policy on endpoints that one selects (default), on all (always) or none (never).", func(o *Options) *string { return &o.Enforcement }, "default", "always", "never"),
 	flag("policy-audit-mode", "false", "Let pass what policy denies, and tell it as a verdict.", func(o *Options) *bool { return &o.PolicyAudit }),
@@ -76,6 +83,8 @@ var schema = []Key{
 	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes, pods.", func(o *Options) *[]string { return &o.CIDRMatch }),
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
+
+	flag("enable-l7-proxy", "true", "Carry out L7 rules by the proxy of the node; otherwise what they would allow is denied.", func(o *Options) *bool { return &o.L7Proxy }),
 
 	choice("monitor-aggregation", "medium", "How much of traffic is told: every packet (none) or connections (low, medium, maximum).", func(o *Options) *string { return &o.MonitorAggregation }, "none", "low", "medium", "maximum"),
 
@@ -112,6 +121,8 @@ var schema = []Key{
 	operator("identity-gc-interval", "15m0s", "Time between looks for identities that no pod has; 0: never."),
 	operator("identity-heartbeat-timeout", "30m0s", "How long an identity that no pod has is kept."),
 	operator("cilium-endpoint-gc-interval", "5m0s", "Time between looks for CiliumEndpoints without pods and CiliumNodes without nodes; 0: never."),
+	operator("enable-lb-ipam", "true", "Give addresses of CiliumLoadBalancerIPPools to Services of type LoadBalancer."),
+	operator("default-lb-service-ipam", "lbipam", "Who gives addresses to Services without loadBalancerClass: the operator (lbipam) or nobody here (none)."),
 	operator("skip-crd-creation", "false", "Leave the CustomResourceDefinitions to somebody else."),
 	operator("remove-cilium-node-taints", "false", "Remove the taint of nodes that have pod ranges, for agents without the right to change nodes."),
 	operator("k8s-namespace", "", "Namespace of the operator's Lease; empty: the variable K8S_NAMESPACE."),

@@ -20,7 +20,7 @@ type Secrets func(namespace, name string) (map[string][]byte, error)
 // Compile makes the set of a number from its lines: Everything, or a PortRule
 // as JSON. Lines are ORed. A part that cannot be compiled allows nothing, and
 // the error, for the status, says which; the set is good all the same.
-func Compile(number uint16, lines []string, secrets Secrets) (*Set, error) {
+func Compile(number uint32, lines []string, secrets Secrets) (*Set, error) {
 	s := &Set{Number: number}
 	var errs []error
 	everything, mixed := false, false

@@ -28,7 +28,7 @@ const (
 type Limit struct {
 	Side     Side
 	Endpoint uint16 // of this node, whose policy it is
-	Set      uint16 // number of the rules: a hash of their content; no rules have 0
+	Set      uint32 // number of the rules: a hash of their content; no rules have 0
 }
 
 // Ruling is what policy says about a connection at one moment.
@@ -51,7 +51,7 @@ type Judge interface {
 // Rules gives the compiled rules of a number, or nil if it is not known here:
 // then nothing is allowed. It is safe for use by many, and cheap.
 type Rules interface {
-	Set(number uint16) *Set
+	Set(number uint32) *Set
 }
 
 // Recorder takes records. It never blocks: what it has no room for it counts.

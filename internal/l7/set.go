@@ -18,7 +18,7 @@ const (
 // Set is compiled rules. It never changes. One without rules of its protocol,
 // and without All, allows nothing.
 type Set struct {
-	Number   uint16
+	Number   uint32
 	Protocol Protocol
 	// Everything of the protocol passes: some rule says so. It is recorded all the same.
 	All bool

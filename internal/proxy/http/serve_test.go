@@ -47,9 +47,9 @@ func (j *fakeJudge) set(r l7.Ruling) {
 	j.ruling = r
 }
 
-type fakeRules map[uint16]*l7.Set
+type fakeRules map[uint32]*l7.Set
 
-func (r fakeRules) Set(n uint16) *l7.Set { return r[n] }
+func (r fakeRules) Set(n uint32) *l7.Set { return r[n] }
 
 // records keeps what is recorded.
 type records struct {

@@ -1,0 +1,5 @@
+package proxyd
+
+import "errors"
+
+func openKernel(Options) (Kernel, error) { return nil, errors.New("not yet") }
