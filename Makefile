@@ -20,7 +20,7 @@ GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 KUBE_PROXY   ?= nftables
 CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy demo demo-down conformance conformance-netpol conformance-build clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy mutants demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ soak: soak-corpora soak-policy ## Both of the following.
 
 soak-corpora: ## Judge every case of the verdict corpora by packets through the datapath (root).
 	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
+
+mutants: deps-generate ## Take the handling of bad input away, piece by piece, and see its tests fail (root); MUTANTS=regex: only these.
+	go run ./internal/testkit/mutants $(if $(MUTANTS),-run '$(MUTANTS)')
 
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)

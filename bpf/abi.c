@@ -45,6 +45,7 @@ struct abi_structs {
 	struct affinity_backend affinity_backend;
 	struct source_range source_range;
 	struct service_skip service_skip;
+	struct direct_backend direct_backend;
 	struct service_flow service_flow;
 	struct socket_peer socket_peer;
 	struct socket_key socket_key;

@@ -105,11 +105,14 @@ static __always_inline int is_rest(const struct service_key *vip)
 	return cfg_services && bpf_map_lookup_elem(&services, &rest) != NULL;
 }
 
-/* The redirect of this address leaves the socket's pod alone: it is its backend. */
-static __always_inline int is_skipped(void *ctx, const struct service_key *vip)
+/* The socket's pod is left alone: it is a backend of the redirect of this address,
+ * or the address is its own loopback. */
+static __always_inline int is_skipped(void *ctx, const struct service *s, const struct service_key *vip)
 {
 	struct service_skip key = {};
 
+	if (s->flags & SERVICE_LOOPBACK)
+		return !in_host(ctx);
 	key.vip = vip->vip;
 	key.netns = bpf_get_netns_cookie(ctx);
 	key.port = vip->port;
@@ -198,7 +201,7 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 		if (!s)
 			return PASS;
 	}
-	if ((s->flags & SERVICE_SKIPPED) && is_skipped(ctx, vip))
+	if ((s->flags & (SERVICE_SKIPPED | SERVICE_LOOPBACK)) && is_skipped(ctx, s, vip))
 		return PASS;
 	if (s->count)
 		id = s->affinity ? sticky_backend(ctx, s) : any_backend(s);

@@ -48,6 +48,7 @@ enum service_flag {
 	SERVICE_SOURCE_ALLOW = 8, /* only clients with a row in source_ranges */
 	SERVICE_SOURCE_DENY = 16, /* all clients but those */
 	SERVICE_SKIPPED = 32,     /* some network namespaces reach the address untranslated: service_skips */
+	SERVICE_LOOPBACK = 64,    /* an address of the host's loopback: only sockets of the host know it */
 };
 
 enum service_kind {
@@ -217,6 +218,24 @@ struct {
 	__type(key, struct source_range);
 	__type(value, __u32);
 } source_ranges SEC(".maps");
+
+struct direct_backend {
+	struct addr addr;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u32 service;
+};
+
+/* Backends of this node for clients that another node sends here with their own
+ * address (SERVICE_DSR). Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct direct_backend);
+	__type(value, __u32);
+} direct_backends SEC(".maps");
 
 struct service_skip {
 	struct addr vip;

@@ -203,6 +203,7 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonUnknownFrontend      = 213
 )
 
 // enum service_scope.
@@ -219,6 +220,7 @@ const (
 	ServiceSourceAllow = 8
 	ServiceSourceDeny  = 16
 	ServiceSkipped     = 32
+	ServiceLoopback    = 64
 )
 
 // enum service_kind.
@@ -262,6 +264,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"

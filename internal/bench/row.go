@@ -20,6 +20,10 @@ type Row struct {
 	Unit  string  `json:"unit"`
 	Bar   float64 `json:"bar,omitempty"` // the most it may be, in the same unit; 0: shown, not judged
 	How   string  `json:"how,omitempty"` // in a few words
+	// Curve and At make the row a point of a curve: what it shows, and where on
+	// its axis the point is. Name is then the line that it belongs to.
+	Curve string `json:"curve,omitempty"`
+	At    int    `json:"at,omitempty"`
 	// Failed says why there is no value: the part that measures ended early.
 	Failed string `json:"failed,omitempty"`
 	// Samples that the value comes from, in the order of the rounds.

@@ -20,6 +20,7 @@ const (
 	EndpointMapAffinityBackends   = "affinity_backends"
 	EndpointMapBackends           = "backends"
 	EndpointMapClasses            = "classes"
+	EndpointMapDirectBackends     = "direct_backends"
 	EndpointMapEndpointAddrs      = "endpoint_addrs"
 	EndpointMapEndpoints          = "endpoints"
 	EndpointMapEventSequence      = "event_sequence"
@@ -127,6 +128,7 @@ type EndpointMapSpecs struct {
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
 	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
 	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
@@ -208,6 +210,7 @@ type EndpointMaps struct {
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
 	Classes          *ebpf.Map `ebpf:"classes"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.Map `ebpf:"endpoints"`
 	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
@@ -240,6 +243,7 @@ func (m *EndpointMaps) Close() error {
 		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
+		m.DirectBackends,
 		m.EndpointAddrs,
 		m.Endpoints,
 		m.EventSequence,

@@ -20,6 +20,7 @@ const (
 	NetMapAffinityBackends   = "affinity_backends"
 	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
+	NetMapDirectBackends     = "direct_backends"
 	NetMapEndpointAddrs      = "endpoint_addrs"
 	NetMapEndpoints          = "endpoints"
 	NetMapEventSequence      = "event_sequence"
@@ -128,6 +129,7 @@ type NetMapSpecs struct {
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
 	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
 	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
@@ -210,6 +212,7 @@ type NetMaps struct {
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
 	Classes          *ebpf.Map `ebpf:"classes"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.Map `ebpf:"endpoints"`
 	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
@@ -243,6 +246,7 @@ func (m *NetMaps) Close() error {
 		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
+		m.DirectBackends,
 		m.EndpointAddrs,
 		m.Endpoints,
 		m.EventSequence,

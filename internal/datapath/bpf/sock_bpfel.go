@@ -19,6 +19,7 @@ const (
 	SockMapAffinities         = "affinities"
 	SockMapAffinityBackends   = "affinity_backends"
 	SockMapBackends           = "backends"
+	SockMapDirectBackends     = "direct_backends"
 	SockMapMaglevRows         = "maglev_rows"
 	SockMapNodeAddrs          = "node_addrs"
 	SockMapNodes              = "nodes"
@@ -130,6 +131,7 @@ type SockMapSpecs struct {
 	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
@@ -199,6 +201,7 @@ type SockMaps struct {
 	Affinities       *ebpf.Map `ebpf:"affinities"`
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
@@ -218,6 +221,7 @@ func (m *SockMaps) Close() error {
 		m.Affinities,
 		m.AffinityBackends,
 		m.Backends,
+		m.DirectBackends,
 		m.MaglevRows,
 		m.NodeAddrs,
 		m.Nodes,

@@ -36,7 +36,7 @@ func TestAddressesOfNodesGrowTheirTable(t *testing.T) {
 		t.Fatalf("20 addresses into 4 rows: %v", err)
 	}
 	for err := error(full); errors.As(err, &full); err = s.SetNodes(list) {
-		if err := s.Grow(full.Map, full.Want); err != nil {
+		if err := s.Grow(s.Room(full, nil)); err != nil {
 			t.Fatal(err)
 		}
 		s.smaller = nil

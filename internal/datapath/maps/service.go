@@ -52,6 +52,7 @@ type front struct {
 	backends []uint32 // all that it refers to, also those without new connections
 	sources  []netip.Prefix
 	skips    []uint64
+	direct   []netip.AddrPort
 }
 
 // piece of an array that frontends with the same backends share.
@@ -192,7 +193,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 // holds what was taken, also after an error.
 func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next *front, err error) {
 	next = &front{spec: f, row: abi.Service{ID: old.row.ID, Affinity: f.Affinity, Flags: flagsOf(f), Kind: kinds[f.Kind]},
-		sources: f.Sources, skips: f.SkipNetNS}
+		sources: f.Sources, skips: f.SkipNetNS, direct: f.Direct}
 	if f.Rest() {
 		return next, nil
 	}
@@ -252,6 +253,10 @@ func (v *services) side(k abi.ServiceKey, id uint32, from, to *front, add bool) 
 		}
 		errs = append(errs, v.set(abi.MapSourceRanges, abi.SourceRange{Prefixlen: 32 + uint32(bits), Service: id, Addr: p.Addr().As16()}, add))
 	}
+	for _, b := range missing(from.direct, to.direct) {
+		key := abi.DirectBackend{Addr: mapped(b.Addr()), Port: swap(b.Port()), Protocol: k.Protocol, Service: id}
+		errs = append(errs, v.set(abi.MapDirectBackends, key, add))
+	}
 	for _, cookie := range missing(from.skips, to.skips) {
 		errs = append(errs, v.set(abi.MapServiceSkips, abi.ServiceSkip{VIP: k.VIP, Netns: cookie, Port: k.Port, Protocol: k.Protocol}, add))
 	}
@@ -288,6 +293,7 @@ func flagsOf(f service.Frontend) (out uint16) {
 		{len(f.Sources) > 0 && !f.SourcesDeny, abi.ServiceSourceAllow},
 		{len(f.Sources) > 0 && f.SourcesDeny, abi.ServiceSourceDeny},
 		{len(f.SkipNetNS) > 0, abi.ServiceSkipped},
+		{f.Addr.IsLoopback(), abi.ServiceLoopback},
 	} {
 		if x.cond {
 			out |= x.flag
@@ -348,25 +354,42 @@ func (v *services) release() {
 	if v.resting.empty() || v.grace() != nil {
 		return
 	}
-	for _, first := range v.resting.slots {
-		v.slots.put(first)
-	}
-	for _, first := range v.resting.tables {
-		v.tables.put(first)
-	}
-	for _, id := range v.resting.ids {
-		v.ids.put(id)
-	}
-	for _, id := range v.resting.backends {
-		v.backends.numbers.put(id)
-	}
+	v.free(v.resting)
 	v.resting = rest{}
 }
 
-// SettleServices frees the rows of services that changed; off the hot path,
-// since it waits for a grace period.
+func (v *services) free(r rest) {
+	for _, first := range r.slots {
+		v.slots.put(first)
+	}
+	for _, first := range r.tables {
+		v.tables.put(first)
+	}
+	for _, id := range r.ids {
+		v.ids.put(id)
+	}
+	for _, id := range r.backends {
+		v.backends.numbers.put(id)
+	}
+}
+
+// SettleServices frees the rows of services that changed. It waits for a grace
+// period, but changes need not wait for it.
 func (s *Set) SettleServices() {
-	s.services.mu.Lock()
-	defer s.services.mu.Unlock()
-	s.services.release()
+	v := s.services
+	v.mu.Lock()
+	r := v.resting
+	v.resting = rest{}
+	v.mu.Unlock()
+	if r.empty() {
+		return
+	}
+	err := v.grace()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil { // the next one frees them
+		v.resting = rest{append(r.slots, v.resting.slots...), append(r.tables, v.resting.tables...), append(r.ids, v.resting.ids...), append(r.backends, v.resting.backends...)}
+		return
+	}
+	v.free(r)
 }

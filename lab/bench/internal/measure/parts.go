@@ -18,3 +18,11 @@ func Parts() []Part {
 		{"sizes", "Memory and sizes", measureSizes, true, false},
 	}
 }
+
+// ServiceParts are measured on their own: they take a quarter of an hour.
+func ServiceParts() []Part {
+	return []Part{
+		{"services", "Services, from 10 to 30,000", measureServices, true},
+		{"programming", "Services that come at once", measureProgramming, true},
+	}
+}

@@ -32,7 +32,9 @@ const (
 // pingResult is what a client found, in nanoseconds.
 type pingResult struct {
 	P50, P99 float64
+	First50  float64 // connect() alone
 	Count    int
+	Seconds  float64 // that the counted exchanges took together
 }
 
 // pingPong measures exchanges of one byte between two namespaces, both ends
@@ -138,6 +140,8 @@ func Child(args []string, out io.Writer) error {
 		return serve(args[1], out)
 	case len(args) == 4 && args[0] == "call":
 		return call(args[1], args[2], args[3], out)
+	case len(args) == 2 && args[0] == "watch":
+		return watchLoop(args[1], out)
 	case len(args) == 4 && args[0] == "connect":
 		return connectLoop(args[1], args[2], args[3], out)
 	}
@@ -247,7 +251,7 @@ func call(kind, address, length string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	took := make([]uint32, 0, 1<<20)
+	took, first := make([]uint32, 0, 1<<20), make([]uint32, 0, 1<<20)
 	each := func(fd uintptr) error {
 		if !writeByte(fd) || !readByte(fd) {
 			return fmt.Errorf("exchange %d with %s failed", len(took), address)
@@ -270,6 +274,9 @@ func call(kind, address, length string, out io.Writer) error {
 			if fd, e = t.dial(unix.SOCK_STREAM); e != 0 {
 				return fmt.Errorf("connect %d to %s: %w", n, address, e)
 			}
+			if n >= warm {
+				first = append(first, uint32(time.Since(begin)))
+			}
 		}
 		if err := each(fd); err != nil {
 			return err
@@ -284,7 +291,15 @@ func call(kind, address, length string, out io.Writer) error {
 	if len(took) == 0 {
 		return fmt.Errorf("no exchange with %s within %s", address, d)
 	}
+	r := pingResult{Count: len(took)}
+	for _, t := range took {
+		r.Seconds += float64(t) / 1e9
+	}
 	slices.Sort(took)
-	return json.NewEncoder(out).Encode(pingResult{
-		P50: float64(took[len(took)/2]), P99: float64(took[len(took)*99/100]), Count: len(took)})
+	r.P50, r.P99 = float64(took[len(took)/2]), float64(took[len(took)*99/100])
+	if len(first) > 0 {
+		slices.Sort(first)
+		r.First50 = float64(first[len(first)/2])
+	}
+	return json.NewEncoder(out).Encode(r)
 }

@@ -150,7 +150,7 @@ func Apart(ctx context.Context, e *Env, name string) error {
 	if err := unix.Mount("bpf", BPFRoot, "bpf", 0, ""); err != nil {
 		return fmt.Errorf("mount bpf file system at %s: %w", BPFRoot, err)
 	}
-	for _, p := range Parts() {
+	for _, p := range append(Parts(), ServiceParts()...) {
 		if p.Name != name {
 			continue
 		}
