@@ -166,6 +166,7 @@ func (a *Agent) boot(ctx context.Context, g *errgroup.Group) error {
 	a.checks.ok("endpoints", "pods can be attached")
 	a.log.Info("agent is ready", "after", time.Since(a.started).Round(time.Millisecond))
 	g.Go(func() error { return a.beat(ctx) })
+	g.Go(func() error { a.endpoints.checkLinks(ctx); return nil })
 	g.Go(func() error { return (&sweeper{log: a.log, endpoints: a.endpoints}).Run(ctx) })
 	g.Go(func() error { return (&cniConf{opts: a.opts, checks: a.checks}).Run(ctx) })
 	g.Go(func() error { return a.markReady(ctx) })
