@@ -102,7 +102,7 @@ func (r *runner) sane(ctx context.Context, mutants []mutant, jobs int) error {
 // lineWith is the line that has the text, without the place of the test before it.
 func lineWith(printed, text string) string {
 	for line := range strings.Lines(printed) {
-		if strings.Contains(line, text) {
+		if strings.Contains(line, text) && !strings.HasPrefix(line, "=== ") {
 			line = strings.TrimSpace(line)
 			if place, rest, ok := strings.Cut(line, ": "); ok && strings.Contains(place, "_test.go:") && strings.Contains(rest, text) {
 				line = rest
