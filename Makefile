@@ -75,6 +75,7 @@ test-kernels: ## Run packets and traffic on Debian's kernels 6.1 and 6.12 in vir
 
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
+	cd lab/bench && $(GOTESTSUM) -- ./...
 
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
@@ -90,8 +91,8 @@ mutants: deps-generate ## Take the handling of bad input away, piece by piece, a
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
-	@[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy
-	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
+	@status=0; $(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md) || status=$$?; \
+	[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy || status=$$?; exit $$status
 
 conformance: deps lab conformance-build ## Run Kubernetes' own network suite in a lab (root).
 	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)

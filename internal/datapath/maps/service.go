@@ -29,6 +29,7 @@ type services struct {
 	maps  func(name string) *ebpf.Map
 	grace func() error
 	how   maglevOptions
+	hints memory
 
 	mu       sync.Mutex
 	known    map[abi.ServiceKey]*front
@@ -81,6 +82,9 @@ func (s *Set) newServices() (*services, error) {
 	v.slots = newArena(v.maps(abi.MapServiceSlots).MaxEntries())
 	v.tables = newArena(v.maps(abi.MapMaglevRows).MaxEntries())
 	v.backends = newBackendRows(v.maps(abi.MapBackends).MaxEntries())
+	if err := v.hints.open(v.maps(abi.MapServiceHints)); err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", abi.MapServiceHints, err)
+	}
 	return v, v.load()
 }
 
@@ -153,6 +157,7 @@ func (v *services) remove(k abi.ServiceKey) error {
 		return err
 	}
 	delete(v.known, k)
+	v.unhint(k, old.row.ID)
 	if old.row.ID != 0 {
 		v.resting.ids = append(v.resting.ids, old.row.ID)
 	}
@@ -180,6 +185,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 		return errors.Join(err, v.side(k, next.row.ID, old, next, false), v.letGo(next))
 	}
 	v.known[k] = next
+	v.hint(k, next.row)
 	return errors.Join(v.letGo(old), v.side(k, next.row.ID, next, old, false))
 }
 

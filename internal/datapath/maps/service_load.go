@@ -81,6 +81,7 @@ func (v *services) load() error {
 	})
 	v.slots.adopt(ranges)
 	v.tables.adopt(tables)
+	v.loadHints()
 	return errors.Join(err, v.loadSides())
 }
 

@@ -38,6 +38,7 @@ func tinyServices(t *testing.T, rows uint32) *Set {
 	hash(abi.MapDirectBackends, unsafe.Sizeof(abi.DirectBackend{}), 4)
 	hash(abi.MapServiceSkips, unsafe.Sizeof(abi.ServiceSkip{}), 4)
 	hash(abi.MapAffinities, unsafe.Sizeof(abi.AffinityKey{}), unsafe.Sizeof(abi.Affinity{}))
+	s.specs[abi.MapServiceHints] = &ebpf.MapSpec{Name: "service_hints", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.HintRows, Flags: unix.BPF_F_MMAPABLE}
 	s.specs[abi.MapSourceRanges] = &ebpf.MapSpec{Name: "source_ranges", Type: ebpf.LPMTrie, KeySize: uint32(unsafe.Sizeof(abi.SourceRange{})), ValueSize: 4, MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
 	for name, spec := range s.specs {
 		m, err := ebpf.NewMap(spec)
@@ -175,11 +176,17 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 				t.Fatalf("step %d: %d rows in %s, want %d", step, got, name, n)
 			}
 		}
+		checkHints(t, s, step)
 		if r.IntN(10) == 0 {
+			if row := uint32(r.IntN(abi.HintRows)); s.services.hints.load64(row) != 0 {
+				s.services.hints.store64(row, 1<<abi.HintIDBits|3) // of an agent that ended in between
+			}
 			restart(t, s)
+			checkHints(t, s, step)
 		}
 	}
 	grown(t, s, nil)
+	checkHints(t, s, -1)
 	s.SettleServices()
 	if got := shown(t, s); got != nil {
 		t.Errorf("left over: %s", got)
@@ -191,6 +198,23 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 	for i, used := range append(v.ids.used[1:], v.backends.numbers.used[1:]...) {
 		if used {
 			t.Errorf("number %d is lost", i+1)
+		}
+	}
+}
+
+// checkHints wants every plain frontend that has a hint to have its own, and no other hint.
+func checkHints(t *testing.T, s *Set, step int) {
+	t.Helper()
+	v := s.services
+	right := map[uint32]uint64{} // by row; of one of those that would have it
+	for k, f := range v.known {
+		if h := hintOf(k, f.row); h != 0 && (right[abi.HintRow(k)] == 0 || v.hints.load64(abi.HintRow(k)) == h) {
+			right[abi.HintRow(k)] = h
+		}
+	}
+	for row := range uint32(abi.HintRows) {
+		if got := v.hints.load64(row); got != right[row] {
+			t.Fatalf("step %d: hint %d is %x, want %x", step, row, got, right[row])
 		}
 	}
 }
