@@ -39,6 +39,8 @@ func (r *runner) try(ctx context.Context, number int, m mutant) (out outcome) {
 		switch {
 		case err != nil:
 			out.err = err
+		case !strings.Contains(printed, "=== RUN   "+strings.ReplaceAll(p.test, " ", "_")+"\n"):
+			out.err = fmt.Errorf("there is no test %s", p.test)
 		case passed:
 			out.err = fmt.Errorf("SURVIVES %s", p.test)
 		case line == "":
