@@ -47,6 +47,7 @@ struct abi_structs {
 	struct service_skip service_skip;
 	struct service_flow service_flow;
 	struct socket_peer socket_peer;
+	struct socket_row socket_row;
 	struct socket_key socket_key;
 	struct socket_vip socket_vip;
 } abi_structs;

@@ -325,6 +325,13 @@ type SocketPeer struct {
 	Pad         uint32
 }
 
+// SocketRow is struct socket_row, 48 bytes.
+type SocketRow struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Peer   SocketPeer
+}
+
 // SocketKey is struct socket_key, 32 bytes.
 type SocketKey struct {
 	_       structs.HostLayout
