@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Lists the translations of connected UDP sockets, of all network namespaces, as
- * rows of struct socket_row: the agent closes those whose backend has gone. */
+ * rows of struct stored_row: the agent closes those whose backend has gone. */
 
 #include "lib/socket.h"
 
@@ -22,7 +22,7 @@ int stored_sockets(struct stored_socket *ctx)
 {
 	struct socket_peer *peer = ctx->peer;
 	void *sk = ctx->sk;
-	struct socket_row row;
+	struct stored_row row;
 
 	if (!sk || !peer)
 		return 0;

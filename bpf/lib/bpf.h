@@ -58,6 +58,7 @@ enum {
 	BPF_F_MARK_MANGLED_0 = 1 << 5,
 	BPF_F_TUNINFO_IPV6 = 1 << 0,
 	BPF_F_ZERO_CSUM_TX = 1 << 1,
+	BPF_ADJ_ROOM_NET = 0, /* right after the IP header without options */
 	BPF_RB_NO_WAKEUP = 1 << 0,
 	BPF_RB_FORCE_WAKEUP = 1 << 1,
 	BPF_RB_AVAIL_DATA = 0,
@@ -228,7 +229,7 @@ static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags
 static long (*bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*bpf_skb_change_head)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)43;
 static __u64 (*bpf_get_socket_cookie)(void *ctx) = (void *)46;
-static long (*bpf_seq_write)(void *seq, const void *data, __u32 len) = (void *)127;
+static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size, __u32 flags) = (void *)69;
 static struct bpf_sock *(*bpf_sk_lookup_udp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
 					     __u64 flags) = (void *)85;
@@ -238,6 +239,7 @@ static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *
 static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107;
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
+static long (*bpf_seq_write)(void *seq, const void *data, __u32 len) = (void *)127;
 static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)134;

@@ -104,6 +104,7 @@ enum packet_flag {
 	PACKET_RELATED = 16, /* ICMP error about a flow, which is now in the flow key */
 	PACKET_DONT_FRAGMENT = 32,
 	PACKET_REPLY = 64, /* to the initiator of its flow */
+	PACKET_OPTIONS = 128, /* IPv4 options, or destination options right after the IPv6 header */
 };
 
 struct packet {
@@ -155,6 +156,12 @@ static __always_inline int is_link_talk(const struct packet *p)
 {
 	return p->protocol == PROTO_ICMP6 &&
 	       (p->icmp_type == ICMP6_REPORT2 || (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
+}
+
+/* VXLAN to whoever listens there: with a node's address it could forge identities. */
+static __always_inline int is_tunnelled(const struct packet *p)
+{
+	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
 }
 
 /* The side that asks has the identifier as its port; see struct flow_key. An
@@ -264,6 +271,8 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct packet *p)
 	addr_set4(&p->destination, ip->destination);
 	p->protocol = ip->protocol;
 	p->l4 = ETH_LEN + length;
+	if (unlikely(length != sizeof(*ip)))
+		p->flags |= PACKET_OPTIONS;
 	if (ip->fragment & htons(0x4000))
 		p->flags |= PACKET_DONT_FRAGMENT;
 	if (unlikely(ip->fragment & htons(0x3fff)))
@@ -334,6 +343,8 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct packet *p)
 	p->l4 = ETH_LEN + sizeof(*ip);
 	if (likely(ip->next == PROTO_TCP || ip->next == PROTO_UDP || ip->next == PROTO_ICMP6))
 		return parse_l4(skb, p);
+	if (ip->next == PROTO_DSTOPTS)
+		p->flags |= PACKET_OPTIONS;
 	return parse_ip6_extensions(skb, p);
 }
 

@@ -122,8 +122,8 @@ const (
 // enum policy_limit.
 const (
 	PeersMax       = 131072
-	ClassBank      = 1024
-	ClassBanks     = 64
+	ClassBank      = 256
+	ClassBanks     = 256
 	SlotsMax       = 512
 	GenerationsMax = 4096
 )
@@ -203,6 +203,7 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
+	ReasonUnknownFrontend      = 213
 )
 
 // enum service_scope.
@@ -219,6 +220,7 @@ const (
 	ServiceSourceAllow = 8
 	ServiceSourceDeny  = 16
 	ServiceSkipped     = 32
+	ServiceLoopback    = 64
 )
 
 // enum service_kind.
@@ -237,9 +239,23 @@ const (
 	BackendTerminating = 2
 )
 
+// enum affinity_limit.
+const (
+	Affinities = 32768
+)
+
 // enum maglev_limit.
 const (
 	MaglevWidth = 16
+)
+
+// enum service_hint.
+const (
+	HintRowsBits  = 13
+	HintRows      = 8192
+	HintIDBits    = 20
+	HintFirstBits = 24
+	HintCountBits = 20
 )
 
 // Names of the maps, as in the objects and in bpffs.
@@ -248,6 +264,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"
@@ -264,6 +281,7 @@ const (
 	MapPeers            = "peers"
 	MapPolicyGens       = "policy_gens"
 	MapServiceFlows     = "service_flows"
+	MapServiceHints     = "service_hints"
 	MapServiceSkips     = "service_skips"
 	MapServiceSlots     = "service_slots"
 	MapServiceVIPs      = "service_vips"

@@ -44,6 +44,7 @@ var Reasons = map[uint8]string{
 	210: "Flow table pressure: new flow refused",
 	211: "Tunnel identity does not match the address",
 	212: "Flow must reconnect through the proxy",
+	213: "DSR: no such frontend with this backend",
 }
 
 // ReasonNames are the names of the drop reasons, by number.
@@ -86,4 +87,5 @@ var ReasonNames = map[uint8]string{
 	210: "FLOWS_FULL",
 	211: "IDENTITY_MISMATCH",
 	212: "FLOW_NOW_REDIRECTED",
+	213: "UNKNOWN_FRONTEND",
 }

@@ -301,6 +301,16 @@ type ServiceSkip struct {
 	Pad      [5]uint8
 }
 
+// DirectBackend is struct direct_backend, 24 bytes.
+type DirectBackend struct {
+	_        structs.HostLayout
+	Addr     Addr
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+	Service  uint32
+}
+
 // ServiceFlow is struct service_flow, 40 bytes.
 type ServiceFlow struct {
 	_        structs.HostLayout
@@ -312,7 +322,8 @@ type ServiceFlow struct {
 	Backend  uint32
 	Last     uint32
 	SnatPort uint16
-	Pad2     [3]uint16
+	Told     uint8
+	Pad2     [5]uint8
 }
 
 // SocketPeer is struct socket_peer, 40 bytes.
@@ -325,11 +336,21 @@ type SocketPeer struct {
 	Pad         uint32
 }
 
-// SocketRow is struct socket_row, 48 bytes.
-type SocketRow struct {
+// StoredRow is struct stored_row, 48 bytes.
+type StoredRow struct {
 	_      structs.HostLayout
 	Cookie uint64
 	Peer   SocketPeer
+}
+
+// SocketRow is struct socket_row, 32 bytes.
+type SocketRow struct {
+	_       structs.HostLayout
+	Cookie  uint64
+	VIP     Addr
+	VIPPort uint16
+	Pad     uint16
+	Backend uint32
 }
 
 // SocketKey is struct socket_key, 32 bytes.

@@ -19,6 +19,7 @@ type ServiceOptions struct {
 	AllKinds          bool // kube-proxy-replacement
 	HostSocketsOnly   bool
 	BindProtection    bool
+	ReservePorts      bool
 	Algorithm         string // random, maglev
 	MaglevSize        int
 	MaglevSeed        string
@@ -89,7 +90,8 @@ func (o *ServiceOptions) parse() error {
 func (o *ServiceOptions) datapath(sockets bool) datapath.Services {
 	return datapath.Services{
 		AllKinds: o.AllKinds, HostOnly: o.AllKinds && (o.HostSocketsOnly || !sockets), BindProtection: o.BindProtection,
-		Silent: o.NoBackend == "drop", PortMin: o.portMin, PortMax: o.portMax, MaglevSeed: service.MaglevSeed(o.MaglevSeed),
+		ReservePorts: o.ReservePorts,
+		Silent:       o.NoBackend == "drop", PortMin: o.portMin, PortMax: o.portMax, MaglevSeed: service.MaglevSeed(o.MaglevSeed),
 	}
 }
 

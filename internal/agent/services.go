@@ -112,6 +112,7 @@ func (b *balancer) place() service.Place {
 		Addresses: own, NodePort: o.nodePortAddresses(served), IPv4: b.opts.IPv4, IPv6: b.opts.IPv6,
 		AllKinds: o.AllKinds, Topology: o.Topology, ExternalClusterIP: o.ExternalClusterIP, RangesForAll: o.RangesForAll,
 		ProxyName: o.ProxyName, Algorithm: service.Algorithm(o.Algorithm), Forwarding: o.Mode,
+		Tunnel:         b.opts.Routing == RoutingTunnel,
 		RedirectRanges: o.redirectRanges, Around: b.around(),
 	}
 }

@@ -38,7 +38,7 @@ func (d *Datapath) CloseStaleSockets(netns []string, tcp bool) (closed ClosedSoc
 		return closed, false, nil
 	}
 	stored := map[uint64]maps.Translation{}
-	if err := load.StoredSockets(d.tables.SocketStorage(), func(row abi.SocketRow) { stored[row.Cookie] = maps.StoredTranslation(row) }); err != nil {
+	if err := load.StoredSockets(d.tables.SocketStorage(), func(row abi.StoredRow) { stored[row.Cookie] = maps.StoredTranslation(row) }); err != nil {
 		return closed, true, err
 	}
 	ofUDP := func(cookie uint64) (maps.Translation, bool) { t, ok := stored[cookie]; return t, ok }
@@ -85,6 +85,9 @@ func closeStale(protocol uint8, stale []maps.Translation, known func(cookie uint
 	var found []sock.Socket
 	err = sock.Connected(protocol, port, func(s sock.Socket) {
 		t, ok := known(s.Cookie)
+		if !t.Backend.IsValid() {
+			t.Backend = s.Peer
+		}
 		// A socket that has been connected elsewhere since is left alone.
 		if ok && t.Backend == s.Peer && slices.ContainsFunc(gone, func(x maps.Translation) bool { return x.Is(t) }) {
 			found = append(found, s)

@@ -20,6 +20,7 @@ const (
 	EndpointMapAffinityBackends   = "affinity_backends"
 	EndpointMapBackends           = "backends"
 	EndpointMapClasses            = "classes"
+	EndpointMapDirectBackends     = "direct_backends"
 	EndpointMapEndpointAddrs      = "endpoint_addrs"
 	EndpointMapEndpoints          = "endpoints"
 	EndpointMapEventSequence      = "event_sequence"
@@ -37,6 +38,7 @@ const (
 	EndpointMapPolicyGens         = "policy_gens"
 	EndpointMapScratchRows        = "scratch_rows"
 	EndpointMapServiceFlows       = "service_flows"
+	EndpointMapServiceHints       = "service_hints"
 	EndpointMapServiceSkips       = "service_skips"
 	EndpointMapServiceSlots       = "service_slots"
 	EndpointMapServiceVips        = "service_vips"
@@ -126,6 +128,7 @@ type EndpointMapSpecs struct {
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
 	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
 	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
@@ -143,6 +146,7 @@ type EndpointMapSpecs struct {
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -206,6 +210,7 @@ type EndpointMaps struct {
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
 	Classes          *ebpf.Map `ebpf:"classes"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.Map `ebpf:"endpoints"`
 	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
@@ -223,6 +228,7 @@ type EndpointMaps struct {
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -237,6 +243,7 @@ func (m *EndpointMaps) Close() error {
 		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
+		m.DirectBackends,
 		m.EndpointAddrs,
 		m.Endpoints,
 		m.EventSequence,
@@ -254,6 +261,7 @@ func (m *EndpointMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

@@ -20,6 +20,7 @@ const (
 	NetMapAffinityBackends   = "affinity_backends"
 	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
+	NetMapDirectBackends     = "direct_backends"
 	NetMapEndpointAddrs      = "endpoint_addrs"
 	NetMapEndpoints          = "endpoints"
 	NetMapEventSequence      = "event_sequence"
@@ -38,6 +39,7 @@ const (
 	NetMapPolicyGens         = "policy_gens"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
+	NetMapServiceHints       = "service_hints"
 	NetMapServiceSkips       = "service_skips"
 	NetMapServiceSlots       = "service_slots"
 	NetMapServiceVips        = "service_vips"
@@ -127,6 +129,7 @@ type NetMapSpecs struct {
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
 	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
 	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
@@ -145,6 +148,7 @@ type NetMapSpecs struct {
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -208,6 +212,7 @@ type NetMaps struct {
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
 	Classes          *ebpf.Map `ebpf:"classes"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.Map `ebpf:"endpoints"`
 	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
@@ -226,6 +231,7 @@ type NetMaps struct {
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -240,6 +246,7 @@ func (m *NetMaps) Close() error {
 		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
+		m.DirectBackends,
 		m.EndpointAddrs,
 		m.Endpoints,
 		m.EventSequence,
@@ -258,6 +265,7 @@ func (m *NetMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

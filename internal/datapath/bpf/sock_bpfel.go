@@ -19,9 +19,11 @@ const (
 	SockMapAffinities         = "affinities"
 	SockMapAffinityBackends   = "affinity_backends"
 	SockMapBackends           = "backends"
+	SockMapDirectBackends     = "direct_backends"
 	SockMapMaglevRows         = "maglev_rows"
 	SockMapNodeAddrs          = "node_addrs"
 	SockMapNodes              = "nodes"
+	SockMapServiceHints       = "service_hints"
 	SockMapServiceSkips       = "service_skips"
 	SockMapServiceSlots       = "service_slots"
 	SockMapServiceVips        = "service_vips"
@@ -129,9 +131,11 @@ type SockMapSpecs struct {
 	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -197,9 +201,11 @@ type SockMaps struct {
 	Affinities       *ebpf.Map `ebpf:"affinities"`
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -215,9 +221,11 @@ func (m *SockMaps) Close() error {
 		m.Affinities,
 		m.AffinityBackends,
 		m.Backends,
+		m.DirectBackends,
 		m.MaglevRows,
 		m.NodeAddrs,
 		m.Nodes,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

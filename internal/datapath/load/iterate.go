@@ -18,7 +18,7 @@ import (
 
 // StoredSockets calls f for the row of each socket, of all network namespaces,
 // that has a value in the storage map. Nothing of it stays in the kernel.
-func StoredSockets(storage *ebpf.Map, f func(abi.SocketRow)) error {
+func StoredSockets(storage *ebpf.Map, f func(abi.StoredRow)) error {
 	spec, err := bpf.LoadSockets()
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func StoredSockets(storage *ebpf.Map, f func(abi.SocketRow)) error {
 		return fmt.Errorf("run stored_sockets: %w", err)
 	}
 	for r := bytes.NewReader(text); ; {
-		var row abi.SocketRow
+		var row abi.StoredRow
 		if err := binary.Read(r, binary.NativeEndian, &row); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil

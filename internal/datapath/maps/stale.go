@@ -77,19 +77,19 @@ func (t Translation) Is(socket Translation) bool {
 func (s *Set) SocketStorage() *ebpf.Map { return s.Map(abi.MapSocketPeers) }
 
 // StoredTranslation is that of a UDP socket.
-func StoredTranslation(row abi.SocketRow) Translation { return translationOf(row.Peer, 17) }
+func StoredTranslation(row abi.StoredRow) Translation {
+	p := row.Peer
+	return Translation{Protocol: 17, VIP: netip.AddrPortFrom(unmapped(p.VIP), swap(p.VIPPort)),
+		Backend: netip.AddrPortFrom(unmapped(p.Backend), swap(p.BackendPort))}
+}
 
-// TCPTranslation is that of a TCP socket, while its row is not another one's.
+// TCPTranslation is that of a TCP socket, while its row is not another one's. Its
+// backend is the peer of the socket.
 func (s *Set) TCPTranslation(cookie uint64) (Translation, bool) {
 	rows := s.Map(abi.MapSocketRows)
 	var row abi.SocketRow
 	if err := rows.Lookup(uint32(cookie)&(rows.MaxEntries()-1), &row); err != nil || row.Cookie != cookie {
 		return Translation{}, false
 	}
-	return translationOf(row.Peer, 6), true
-}
-
-func translationOf(p abi.SocketPeer, protocol uint8) Translation {
-	return Translation{Protocol: protocol, VIP: netip.AddrPortFrom(unmapped(p.VIP), swap(p.VIPPort)),
-		Backend: netip.AddrPortFrom(unmapped(p.Backend), swap(p.BackendPort))}
+	return Translation{Protocol: 6, VIP: netip.AddrPortFrom(unmapped(row.VIP), swap(row.VIPPort))}, true
 }
