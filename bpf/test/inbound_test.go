@@ -429,6 +429,25 @@ func TestPodsReachNodePortsOfEveryNode(t *testing.T) {
 	}
 }
 
+func TestNodePortsOfAnotherNodeAreLeftToItWithPolicyLocal(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, servingA(nil))
+			own, others := pick(f.six, hostIP4, hostIP6), pick(f.six, hostBIP4, hostBIP6)
+			local := abi.Service{Flags: abi.ServiceLocal}
+			a.serve(frontend{pick(f.six, "0.0.0.0", "::"), nodePort, 6, abi.ScopeInternal, local, []string{server.ip(f.six)}})
+			a.serve(frontend{own, nodePort, 6, abi.ScopeInternal, abi.Service{}, []string{server.ip(f.six)}})
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: own, sport: 4000, dport: nodePort, flags: "S"}
+			expectDelivered(t, "this node's", a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
+			m.dst, m.sport = others, 4001
+			r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+			if d := decode(t, r.out); d.dst != others || d.dport != nodePort {
+				t.Errorf("the other node's goes to %s:%d, want it as it is", d.dst, d.dport)
+			}
+		})
+	}
+}
+
 func TestPodsReachServicesOfHosts(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
