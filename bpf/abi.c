@@ -80,4 +80,5 @@ struct abi_enums {
 	enum backend_flag backend_flag;
 	enum affinity_limit affinity_limit;
 	enum maglev_limit maglev_limit;
+	enum service_hint service_hint;
 } abi_enums;

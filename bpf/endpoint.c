@@ -34,13 +34,6 @@ static __always_inline int is_established_from_pod(struct __sk_buff *skb, const 
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
-/* A pod that speaks VXLAN to a node could forge identities. */
-static __always_inline int is_encapsulation(const struct packet *p, const struct party *to)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port) &&
-	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
-}
-
 /* Nobody of the cluster: virtual addresses are such, too. */
 static __always_inline int is_world(const struct party *to)
 {
@@ -67,6 +60,16 @@ static __always_inline int is_for_host(const struct __sk_buff *skb, const struct
 
 	return is_on_link(skb) &&
 	       ((to->flags & IPCACHE_HOST) || (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || (a[0] == 0xff && a[1] == 2));
+}
+
+/* p answers a client outside whom another node balances here, with its own address:
+ * the row knows who that is. */
+static __always_inline int answers_world(const struct packet *p, const struct flow_key *key)
+{
+	struct flow_key own = *key;
+	struct flow *f = bpf_map_lookup_elem(&flows, &own);
+
+	return f && sender_side(f, p) == RESPONDER && is_world_identity(f->identity[INITIATOR]);
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
@@ -111,11 +114,15 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 			return reason;
 		if (p->service)
 			party_find(&o->party[1], &p->destination);
+		else if ((o->party[1].flags & IPCACHE_NODE) && answers_world(p, key))
+			reason = become_world(p, &o->party[1]);
+		if (reason)
+			return reason;
 	}
 	p->destination_identity = o->party[1].identity;
 	if (!p->service && is_world(&o->party[1]) && is_rest(p, SCOPE_INTERNAL))
 		return REASON_NO_SERVICE_BACKEND;
-	if (is_encapsulation(p, &o->party[1]))
+	if (is_tunnelled(p) && (o->party[1].flags & (IPCACHE_HOST | IPCACHE_NODE)))
 		return REASON_ENCAP_PROHIBITED;
 	reason = reachable(&o->party[1]);
 	if (reason == REASON_IDENTITY_UNKNOWN)

@@ -9,11 +9,6 @@
 #include "lib/masquerade.h"
 #include "lib/translate.h"
 
-static __always_inline int is_tunnel(const struct packet *p)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
-}
-
 /* Established: the row holds for p, which is for a pod of this node. */
 static __always_inline int is_established(const struct packet *p, const struct flow *f)
 {
@@ -284,7 +279,7 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p)
 {
 	int reason = NOT_MASQUERADED;
 
-	if (is_tunnel(p))
+	if (is_tunnelled(p))
 		return TC_ACT_OK;
 	if (cfg_services || masquerades(p))
 		reason = p->flags & PACKET_ICMP_ERROR ? unmasquerade_error(skb, p) : unmasquerade(skb, p);
@@ -350,7 +345,7 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct packet *p)
 	int reason;
 
 	if (!(p->flags & PACKET_ICMP_ERROR)) {
-		reason = host_has_clients() && !is_tunnel(p) ? from_own_host(skb, p) : 0;
+		reason = host_has_clients() && !is_tunnelled(p) ? from_own_host(skb, p) : 0;
 		return reason ? drop(skb, p, reason) : TC_ACT_OK;
 	}
 	if (!masquerades(p))

@@ -125,12 +125,36 @@ static __always_inline int is_skipped(void *ctx, const struct service *s, const 
 	return bpf_map_lookup_elem(&service_skips, &key) != NULL;
 }
 
-static __always_inline __u32 any_backend(const struct service *s)
+static __always_inline __u32 any_of(__u32 first, __u32 count)
 {
-	__u32 index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
+	__u32 index = first + (__u32)(((__u64)random() * count) >> 32);
 	struct service_slot *slot = bpf_map_lookup_elem(&service_slots, &index);
 
 	return slot ? slot->backend : 0;
+}
+
+static __always_inline __u32 any_backend(const struct service *s)
+{
+	return any_of(s->first, s->count);
+}
+
+/* A backend by the hint of the address; 0: `services` has to be asked. */
+static __always_inline __u32 hinted_backend(const struct service_key *vip)
+{
+	__u32 row = service_hint_row(vip);
+	__u64 *hint = bpf_map_lookup_elem(&service_hints, &row);
+	struct service_vip *whose;
+	__u64 h;
+	__u32 id;
+
+	if (!hint)
+		return 0;
+	h = *(volatile __u64 *)hint;
+	id = h & ((1 << HINT_ID_BITS) - 1);
+	whose = bpf_map_lookup_elem(&service_vips, &id);
+	if (!whose || whose->port != vip->port || whose->protocol != vip->protocol || !addr_equal(&whose->vip, &vip->vip))
+		return 0;
+	return any_of(h >> HINT_ID_BITS & ((1 << HINT_FIRST_BITS) - 1), h >> (HINT_ID_BITS + HINT_FIRST_BITS));
 }
 
 /* The backend that this network namespace has already, or a new one for a while. */
@@ -171,6 +195,9 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 	read_addr(ctx, six, &vip->vip);
 	vip->port = ctx->user_port;
 	vip->protocol = ctx->protocol;
+	id = hinted_backend(vip);
+	if (id)
+		goto chosen;
 	s = bpf_map_lookup_elem(&services, vip);
 	if (!s) {
 		s = node_port(ctx, vip);
@@ -183,9 +210,11 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 		return PASS;
 	if (s->count)
 		id = s->affinity ? sticky_backend(ctx, s) : any_backend(s);
-	if (id)
-		*chosen = bpf_map_lookup_elem(&backends, &id);
+	if (!id)
+		goto refuse;
+chosen:
 	*row = id;
+	*chosen = bpf_map_lookup_elem(&backends, &id);
 	if (*chosen)
 		return PASS;
 refuse:

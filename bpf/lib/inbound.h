@@ -110,8 +110,8 @@ static __always_inline int snat_stands(const struct packet *p, const struct serv
 	return 1;
 }
 
-/* Gives p this node's address and the backend's. any_port: every port above the
- * NodePorts will do. */
+/* Gives p this node's address and the backend's. any_port: p goes through the
+ * tunnel, so every port above the NodePorts will do. */
 __global int snat(struct __sk_buff *skb, struct packet *p, __u32 any_port)
 {
 	struct scratch *space = scratch();
@@ -123,6 +123,8 @@ __global int snat(struct __sk_buff *skb, struct packet *p, __u32 any_port)
 	if (!space || !p)
 		return REASON_NAT_NO_MAPPING;
 	to = &space->to;
+	if (!any_port && cfg_tunnel && p->protocol == PROTO_UDP && to->port == htons(cfg_tunnel_port))
+		return REASON_ENCAP_PROHIBITED; /* the backend would take this node for the sender */
 	masquerade_addr(p, &mapping.addr);
 	if (!snat_stands(p, to, &mapping.addr)) {
 		out.remote = to->addr;

@@ -158,6 +158,12 @@ static __always_inline int is_link_talk(const struct packet *p)
 	       (p->icmp_type == ICMP6_REPORT2 || (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
 }
 
+/* VXLAN to whoever listens there: with a node's address it could forge identities. */
+static __always_inline int is_tunnelled(const struct packet *p)
+{
+	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
+}
+
 /* The side that asks has the identifier as its port; see struct flow_key. An
  * identifier of 0 would look like "no port", so it counts as 65535. */
 static __always_inline void parse_icmp(struct packet *p, __u8 type, __be16 id)

@@ -134,7 +134,8 @@ static __always_inline int admit_hairpin(const struct packet *p, const struct fl
 }
 
 /* p goes to a client that knows only the service: a reply gets the service's
- * address, an ICMP error gets it inside. Returns 0 or a drop reason. */
+ * address, an ICMP error gets it inside. client: endpoint, 0 of none here. Returns 0 or
+ * a drop reason. */
 __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u32 client)
 {
 	struct service_vip *known = bpf_map_lookup_elem(&service_vips, &id);
@@ -154,7 +155,10 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 		reason = parse_inner(skb, p, inner);
 		if (!reason && is_any(&vip.vip))
 			reason = asked_of(p, inner, &vip);
-		return reason ? reason : rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
+		if (!reason)
+			reason = rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
+		/* Outside the cluster nobody knows the backend. */
+		return reason || client ? reason : rewrite(skb, p, &vip.vip, p->source_port, 0);
 	}
 	reason = is_any(&vip.vip) ? asked_of(p, NULL, &vip) : 0;
 	if (!reason)

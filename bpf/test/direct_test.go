@@ -284,6 +284,9 @@ func TestErrorsOfDirectReturnGoBothWays(t *testing.T) {
 			r := d.b.run("from_pod", e.bytes(t), from{device: devPod1, route: devUplink})
 			expect(t, "of the pod", r, actRedirect, 0)
 			checkSums(t, r.out)
+			if got := decode(t, r.out); got.src != m.dst || got.dst != m.src {
+				t.Errorf("the error comes from %s for %s", got.src, got.dst)
+			}
 			if got := innerOf(t, r.out); got.src != m.src || got.sport != m.sport || got.dst != m.dst || got.dport != m.dport {
 				t.Errorf("the client is told of %s:%d to %s:%d", got.src, got.sport, got.dst, got.dport)
 			}
@@ -464,4 +467,70 @@ func TestThroughATunnelNobodyIsAnsweredDirectly(t *testing.T) {
 			t.Errorf("leaves from %s", got.src)
 		}
 	}
+}
+
+// A client outside that another node balances here has that node's address. Its flow
+// is judged as the world's, also when an answer is the first to find it stale.
+func TestAnswersToBalancedClientsAreJudgedAsTheWorlds(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := servingCluster(t, nil)
+			m := toNodePort(f.six, "S")
+			c.a.serve(frontend{m.dst, nodePort, 6, abi.ScopeExternal, abi.Service{}, []string{remote.ip(f.six)}})
+			r := c.a.run("from_net", m.bytes(t), from{device: devUplink})
+			world := map[bool]uint32{false: abi.IdentityWorldIPv4, true: abi.IdentityWorldIPv6}[f.six]
+			d := decode(t, r.out)
+			expectDelivered(t, "SYN", c.b.run("from_overlay", r.out, tunnelled(t, "SYN", r, hostBIP4, hostIP4, world)), remote)
+			back := message{srcMAC: remote.mac, dstMAC: remote.nodeMAC, src: remote.ip(f.six), dst: d.src, sport: 8080, dport: d.sport, flags: "SA"}
+			c.b.setCell(peerNode, slotRemoteIngress, abi.SetDeny, remote.id)
+			tunnelled(t, "nodes are denied", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), hostIP4, hostBIP4, remote.identity)
+			c.b.setCell(peerNode, slotRemoteIngress, abi.SetAllow, remote.id)
+			c.b.setCell(peerWorld, slotRemoteIngress, abi.SetDeny, remote.id)
+			expect(t, "the world is denied", c.b.run("from_pod", back.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+// What the backend sees of a client outside, in each of the eight cases: traffic
+// policy Cluster and Local, SNAT and DSR, IPv4 and IPv6; the backend on the node that
+// was asked and on another one.
+func TestTheBackendSeesTheRightAddress(t *testing.T) {
+	protocols(t, func(t *testing.T, six, udp bool, protocol uint8) {
+		for _, x := range []struct {
+			name string
+			row  uint16
+			sees string // of a backend on another node; empty: nobody
+		}{
+			{"Cluster SNAT", 0, "node"}, {"Cluster DSR", abi.ServiceDSR, "client"}, {"Local SNAT", abi.ServiceLocal, ""}, {"Local DSR", abi.ServiceLocal | abi.ServiceDSR, ""},
+		} {
+			t.Run(x.name, func(t *testing.T) {
+				d := newDirect(t, six, true, protocol, nil)
+				m := toNodePort(six, "S")
+				m.dst, m.udp, m.dport = d.vip, udp, nodePort+1
+				d.a.serve(frontend{d.vip, m.dport, protocol, abi.ScopeExternal, abi.Service{Flags: x.row}, []string{server.ip(six)}})
+				r := d.a.run("from_net", m.bytes(t), from{device: devUplink, route: devUplink})
+				expectDelivered(t, "here", r, server)
+				if got := decode(t, r.out); got.src != m.src || got.sport != m.sport {
+					t.Errorf("a backend here sees %s:%d", got.src, got.sport)
+				}
+				m.dport = nodePort
+				var backends []string
+				if x.sees != "" {
+					backends = []string{remote.ip(six)}
+				}
+				d.a.serve(frontend{d.vip, nodePort, protocol, abi.ScopeExternal, abi.Service{Flags: x.row}, backends})
+				r = d.a.run("from_net", m.bytes(t), from{device: devUplink, route: devUplink})
+				if x.sees == "" {
+					expect(t, "elsewhere", r, actShot, abi.ReasonNoServiceBackend)
+					return
+				}
+				expect(t, "elsewhere", r, actRedirect, 0)
+				r = d.b.run("from_net", r.out, from{device: devUplink})
+				expectDelivered(t, "elsewhere", r, remote)
+				if got, want := decode(t, r.out), map[string]string{"node": d.vip, "client": m.src}[x.sees]; got.src != want {
+					t.Errorf("a backend elsewhere sees %s, want %s", got.src, want)
+				}
+			})
+		}
+	})
 }

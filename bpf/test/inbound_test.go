@@ -270,6 +270,8 @@ func TestWhatServicesRefuseClientsOutside(t *testing.T) {
 			expectDelivered(t, "not denied", try("not denied", 84, actRedirect, 0), server)
 			m.src = client.ip(f.six)
 			try("with a pod's address", 84, actShot, abi.ReasonUnknownSender)
+			put(85, abi.Service{}, remote.ip(f.six))
+			try("with a pod's address, to a backend elsewhere", 85, actShot, abi.ReasonUnknownSender)
 			m = toNodePort(f.six, "S")
 			m.dport = 22
 			b := m.bytes(t)

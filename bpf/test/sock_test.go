@@ -54,6 +54,7 @@ func TestSocketsReachServices(t *testing.T) {
 		t.Run("affinity", talkAffinity)
 		t.Run("redirect", talkRedirect)
 		t.Run("loopback", talkLoopback)
+		t.Run("hint", talkHint)
 		return
 	}
 	dir := filepath.Join(cgroupRoot(t), fmt.Sprintf("st-bpf-test-%d", os.Getpid()))
@@ -96,6 +97,19 @@ func TestSocketsReachServices(t *testing.T) {
 	n.put(abi.MapServiceSkips, abi.ServiceSkip{VIP: mapped("127.0.0.9"), Netns: cookie, Port: ports(80), Protocol: 6}, uint32(1))
 	n.serve(frontend{"127.0.0.8", 80, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceSkipped}, []string{"127.0.0.1"}})
 	n.serve(frontend{"127.0.0.7", 80, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceHostPort, Flags: abi.ServiceLoopback}, []string{"127.0.0.1"}})
+	// A frontend that only its hint knows; its hint in another one's place is not taken for that one's.
+	hinted := n.serve(frontend{"10.96.0.30", 80, 6, abi.ScopeInternal, abi.Service{}, []string{"127.0.0.1"}})
+	key := abi.ServiceKey{VIP: mapped("10.96.0.30"), Port: ports(80), Protocol: 6}
+	var row abi.Service
+	if err := n.maps[abi.MapServices].Lookup(key, &row); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.maps[abi.MapServices].Delete(key); err != nil {
+		t.Fatal(err)
+	}
+	hint, _ := abi.Hint(hinted, row.First, row.Count)
+	n.put(abi.MapServiceHints, abi.HintRow(key), hint)
+	n.put(abi.MapServiceHints, abi.HintRow(abi.ServiceKey{VIP: mapped(vip4), Port: ports(80), Protocol: 6}), hint)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -388,4 +402,20 @@ func inNetworkOfAPod(t *testing.T, f func()) {
 		f()
 	}()
 	<-done
+}
+
+func talkHint(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", "10.96.0.30:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.RemoteAddr().String(); got != "10.96.0.30:80" {
+		t.Errorf("getpeername says %s", got)
+	}
 }

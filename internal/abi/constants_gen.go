@@ -249,6 +249,15 @@ const (
 	MaglevWidth = 16
 )
 
+// enum service_hint.
+const (
+	HintRowsBits  = 13
+	HintRows      = 8192
+	HintIDBits    = 20
+	HintFirstBits = 24
+	HintCountBits = 20
+)
+
 // Names of the maps, as in the objects and in bpffs.
 const (
 	MapAffinities       = "affinities"
@@ -272,6 +281,7 @@ const (
 	MapPeers            = "peers"
 	MapPolicyGens       = "policy_gens"
 	MapServiceFlows     = "service_flows"
+	MapServiceHints     = "service_hints"
 	MapServiceSkips     = "service_skips"
 	MapServiceSlots     = "service_slots"
 	MapServiceVIPs      = "service_vips"

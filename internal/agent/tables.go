@@ -29,6 +29,7 @@ type RawWriters struct {
 	Groups     *table.Writer[policy.Group]
 	Services   *table.Writer[service.Service]
 	Slices     *table.Writer[service.Slice]
+	Redirects  *table.Writer[service.Redirect]
 	Remotes    *table.Writer[endpoint.Remote]
 }
 
@@ -43,6 +44,7 @@ type tables struct {
 	groups     *table.Table[policy.Group]
 	services   *table.Table[service.Service]
 	slices     *table.Table[service.Slice]
+	redirects  *table.Table[service.Redirect]
 	remotes    *table.Table[endpoint.Remote]
 
 	hostAddresses *table.Table[netip.Addr]
@@ -53,6 +55,7 @@ type tables struct {
 	verdicts  *table.Table[policy.ObjectStatus]
 	frontends *table.Table[service.Frontend]
 	backends  *table.Table[service.Backend]
+	problems  *table.Table[problem]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
 }
@@ -67,6 +70,7 @@ type derivedWriters struct {
 	verdicts  *table.Writer[policy.ObjectStatus]
 	frontends *table.Writer[service.Frontend]
 	backends  *table.Writer[service.Backend]
+	problems  *table.Writer[problem]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
 }
@@ -84,6 +88,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.groups, raw.Groups = policy.NewGroupTable()
 	t.services, raw.Services = service.NewServiceTable()
 	t.slices, raw.Slices = service.NewSliceTable()
+	t.redirects, raw.Redirects = service.NewRedirectTable()
 	t.remotes, raw.Remotes = endpoint.NewRemoteTable()
 	t.endpoints, own.endpoints = endpoint.NewTable()
 	t.addresses, own.addresses = newAddressTable()
@@ -91,6 +96,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
 	t.backends, own.backends = service.NewBackendTable()
+	t.problems, own.problems = newProblemTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
 		Key:  func(s policy.ObjectStatus) string { return s.Key },
@@ -145,8 +151,8 @@ type anyTable interface {
 // all lists every table, by name.
 func (t *tables) all() []anyTable {
 	list := []anyTable{
-		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.health, t.checks,
+		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.redirects, t.remotes, t.hostAddresses, t.settings,
+		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.problems, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {

@@ -80,6 +80,9 @@ func Read(file string) ([]Row, error) {
 
 // String is the row in one line.
 func (r Row) String() string {
+	if r.Failed != "" {
+		return r.Name + ": " + string(Failed) + ": " + r.Failed
+	}
 	s := r.Name + ": " + r.number(r.Value) + " " + r.Unit
 	if r.Curve != "" {
 		s = r.Curve + " at " + strconv.Itoa(r.At) + ", " + s
@@ -130,6 +133,10 @@ func Print(w io.Writer, rows []Row) {
 			part = r.Part
 			fmt.Fprintf(tw, "\n%s\nNAME\tVALUE\tUNIT\t95 %%\tBAR\tVERDICT\tHOW\n", part)
 		}
+		if r.Failed != "" {
+			fmt.Fprintf(tw, "%s\t\t\t\t\t%s\t%s\n", r.Name, Failed, r.Failed)
+			continue
+		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.number(r.Value), r.Unit, r.interval("-"), r.bar(), r.Verdict(), r.How)
 	}
 	tw.Flush()
@@ -149,6 +156,10 @@ func Markdown(w io.Writer, rows []Row) {
 			}
 			part = r.Part
 			fmt.Fprintf(w, "\n## %s\n\n| What | Value | 95 %% | Bar | Verdict | How |\n|---|---|---|---|---|---|\n", part)
+		}
+		if r.Failed != "" {
+			fmt.Fprintf(w, "| %s | | | | **%s** | %s |\n", r.Name, Failed, strings.ReplaceAll(r.Failed, "|", "\\|"))
+			continue
 		}
 		value, verdict := r.number(r.Value)+" "+r.Unit, string(r.Verdict())
 		if r.Bar != 0 {

@@ -74,8 +74,12 @@ func checkFileSystem(dir string) error {
 }
 
 func (c *Config) linkOptions() link.Options {
-	return link.Options{IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort, Direct: c.DirectRoutes,
+	o := link.Options{IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort, Direct: c.DirectRoutes,
 		Router: c.Router, NodeIPs: c.NodeIPs, PodCIDRs: c.PodCIDRs, Uplinks: c.Devices, MTU: c.MTU, ProcSys: c.ProcSys}
+	if c.Services.AllKinds && c.Services.ReservePorts {
+		o.Reserved = [2]uint16{c.Services.PortMin, c.Services.PortMax}
+	}
+	return o
 }
 
 func (c *Config) loadOptions(d link.Devices, hz uint32) load.Options {

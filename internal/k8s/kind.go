@@ -60,6 +60,9 @@ var (
 	ciliumClusterwidePolicies = Kind[*rawPolicy]{ciliumGroup, "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 )
 
+// Name is the kind's name, such as Pod.
+func (k Kind[T]) Name() string { return k.name }
+
 // Get reads one object. The namespace is empty for objects without one.
 func (k Kind[T]) Get(ctx context.Context, c *Client, namespace, name string) (T, error) {
 	return k.do(ctx, c, "get", namespace, name, func(group rest.Interface) *rest.Request {

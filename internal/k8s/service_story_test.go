@@ -118,12 +118,13 @@ func (s *story) place(t *testing.T, data []byte) {
 		Addresses, PodRanges, Nodes, Redirects       []string
 		APIServers                                   []netip.AddrPort
 		Partial, ExternalClusterIP, RangesForAll, V4 bool
+		Tunnel                                       bool
 	}
 	if err := yaml.UnmarshalStrict(data, &p); err != nil {
 		t.Fatal(err)
 	}
 	s.at = service.Place{Node: p.Node, Zone: p.Zone, Labels: p.Labels, IPv4: true, IPv6: !p.V4, AllKinds: !p.Partial, Topology: true,
-		ExternalClusterIP: p.ExternalClusterIP, RangesForAll: p.RangesForAll, ProxyName: p.Proxy, Algorithm: service.Algorithm(p.Algorithm), Forwarding: p.Mode}
+		ExternalClusterIP: p.ExternalClusterIP, RangesForAll: p.RangesForAll, ProxyName: p.Proxy, Algorithm: service.Algorithm(p.Algorithm), Forwarding: p.Mode, Tunnel: p.Tunnel}
 	for _, text := range p.Addresses {
 		s.at.Addresses = append(s.at.Addresses, netip.MustParseAddr(text))
 	}
@@ -345,7 +346,7 @@ func (s *story) shown(b *service.Balance) string {
 			text string
 		}{{f.Local, "local"}, {f.Affinity > 0, fmt.Sprintf("affinity=%d", f.Affinity)}, {f.Algorithm == service.Maglev, "maglev"}, {f.Forwarding == service.DSR, "dsr"},
 			{len(f.Sources) > 0 && !f.SourcesDeny, fmt.Sprint("allow=", f.Sources)}, {len(f.Sources) > 0 && f.SourcesDeny, fmt.Sprint("deny=", f.Sources)},
-			{f.HealthCheck > 0, fmt.Sprint("health-check=", f.HealthCheck)},
+			{f.HealthCheck > 0, fmt.Sprint("health-check=", f.HealthCheck)}, {len(f.Direct) > 0, fmt.Sprint("direct=", f.Direct)},
 			{f.Redirect != "", "by " + f.Redirect}, {len(f.SkipNetNS) > 0, fmt.Sprint("not from ", f.SkipNetNS)}} {
 			if o.cond {
 				line += " " + o.text

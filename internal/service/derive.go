@@ -260,6 +260,9 @@ func (d *deriver) add(p Port, kind Kind, a netip.Addr, port uint16, scope Scope,
 	if scope == External {
 		d.external(&f)
 	}
+	if scope == External || a.IsUnspecified() {
+		d.direct(&f)
+	}
 	if len(f.Takers()) == 0 {
 		f.Why = why(s, p, d.slices, everywhere, here, a.Is4(), c.local)
 	}
@@ -277,23 +280,58 @@ func (d *deriver) external(f *Frontend) {
 	default:
 		d.once("annotation %s: %q is neither random nor maglev; %s is used", AnnotationAlgorithm, v, f.Algorithm)
 	}
-	mode := cmp.Or(d.at.Forwarding, string(SNAT))
-	switch v := s.Annotations[AnnotationForwarding]; v {
-	case "":
-	case string(SNAT), string(DSR), "hybrid":
-		mode = v
-	default:
-		d.once("annotation %s: %q is none of snat, dsr, hybrid; %s is used", AnnotationForwarding, v, mode)
-	}
-	if mode == string(DSR) || mode == "hybrid" && f.Protocol == protocolTCP {
-		f.Forwarding = DSR
-	}
 	// Load balancers ask before they are given an address, too.
 	if (f.Kind == LoadBalancer || f.Kind == NodePort) && s.ExternalLocal && s.Type == string(LoadBalancer) {
 		f.HealthCheck = s.HealthCheckPort
 	}
 	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {
 		d.sources(f)
+	}
+}
+
+// forwarding is how the Service's clients outside reach backends of other nodes.
+// Direct return needs that all nodes know its frontends, and that they send each
+// other packets as they are.
+func (d *deriver) forwarding(protocol uint8) Forwarding {
+	s := d.service
+	mode := cmp.Or(d.at.Forwarding, string(SNAT))
+	v := s.Annotations[AnnotationForwarding]
+	switch v {
+	case "":
+	case string(SNAT), string(DSR), "hybrid":
+		mode = v
+	default:
+		d.once("annotation %s: %q is none of snat, dsr, hybrid; %s is used", AnnotationForwarding, v, mode)
+	}
+	if mode != string(DSR) && (mode != "hybrid" || protocol != protocolTCP) {
+		return SNAT
+	}
+	_, chosen := s.Annotations[AnnotationNode]
+	_, selected := s.Annotations[AnnotationNodeSelector]
+	switch {
+	case d.at.Tunnel && v == mode:
+		d.once("annotation %s: %s needs native routing; snat is used", AnnotationForwarding, v)
+		return SNAT
+	case d.at.Tunnel:
+		return SNAT // said once for all, at the start
+	case chosen || selected:
+		d.once("%s needs that all nodes serve the Service; snat is used", mode)
+		return SNAT
+	}
+	return DSR
+}
+
+// direct sets how clients outside reach backends of other nodes, and to which of
+// this node's others may send them. A NodePort of another node is known here by the
+// unspecified address.
+func (d *deriver) direct(f *Frontend) {
+	if f.Forwarding = d.forwarding(f.Protocol); f.Forwarding != DSR || f.Kind == NodePort && f.Scope == External {
+		return
+	}
+	for _, b := range f.Backends {
+		if b.Node == d.at.Node {
+			f.Direct = append(f.Direct, netip.AddrPortFrom(b.Addr, b.Port))
+		}
 	}
 }
 
@@ -363,6 +401,23 @@ func (d *deriver) rests() {
 			d.Frontends = append(d.Frontends, Frontend{Addr: a, Scope: scope, Kind: scopes[a], Service: d.service.Key()})
 		}
 	}
+}
+
+// APIServerSockets are the addresses and ports behind the Service of the API
+// server itself, sorted.
+func APIServerSockets(all table.Snapshot[Slice]) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, slice := range all.Index("service", "default/kubernetes") {
+		for _, e := range slice.Endpoints {
+			for _, a := range e.Addresses {
+				for _, p := range slice.Ports {
+					out = append(out, netip.AddrPortFrom(a, p.Port))
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
 }
 
 // APIServers are the addresses behind the Service of the API server itself.

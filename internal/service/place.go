@@ -47,6 +47,7 @@ type Place struct {
 	ProxyName         string
 	Algorithm         Algorithm // of external frontends
 	Forwarding        string    // snat, dsr, hybrid
+	Tunnel            bool      // nodes send pods' packets to each other through a tunnel
 
 	RedirectRanges []netip.Prefix // that address matchers of redirects must be within; none: any
 	Around         Around

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// stentor-bench measures Stentor beside the kernel's own ways: see docs/measure.
+// stentor-bench measures Stentor beside the kernel's own ways: see README.md.
 package main
 
 import (
@@ -96,6 +96,9 @@ func run(ctx context.Context) error {
 	rows, failed := measure.Run(ctx, e, parts, match)
 	r.Rows = rows
 	bench.Print(os.Stdout, rows)
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted: no file is written"), failed)
+	}
 	return errors.Join(failed, r.write(*data, *page, *sheet))
 }
 

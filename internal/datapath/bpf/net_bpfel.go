@@ -39,6 +39,7 @@ const (
 	NetMapPolicyGens         = "policy_gens"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
+	NetMapServiceHints       = "service_hints"
 	NetMapServiceSkips       = "service_skips"
 	NetMapServiceSlots       = "service_slots"
 	NetMapServiceVips        = "service_vips"
@@ -147,6 +148,7 @@ type NetMapSpecs struct {
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -229,6 +231,7 @@ type NetMaps struct {
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -262,6 +265,7 @@ func (m *NetMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

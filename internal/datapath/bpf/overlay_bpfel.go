@@ -38,6 +38,7 @@ const (
 	OverlayMapPolicyGens         = "policy_gens"
 	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
+	OverlayMapServiceHints       = "service_hints"
 	OverlayMapServiceSkips       = "service_skips"
 	OverlayMapServiceSlots       = "service_slots"
 	OverlayMapServiceVips        = "service_vips"
@@ -145,6 +146,7 @@ type OverlayMapSpecs struct {
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -226,6 +228,7 @@ type OverlayMaps struct {
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -258,6 +261,7 @@ func (m *OverlayMaps) Close() error {
 		m.PolicyGens,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

@@ -23,6 +23,7 @@ const (
 	SockMapMaglevRows         = "maglev_rows"
 	SockMapNodeAddrs          = "node_addrs"
 	SockMapNodes              = "nodes"
+	SockMapServiceHints       = "service_hints"
 	SockMapServiceSkips       = "service_skips"
 	SockMapServiceSlots       = "service_slots"
 	SockMapServiceVips        = "service_vips"
@@ -134,6 +135,7 @@ type SockMapSpecs struct {
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -203,6 +205,7 @@ type SockMaps struct {
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -222,6 +225,7 @@ func (m *SockMaps) Close() error {
 		m.MaglevRows,
 		m.NodeAddrs,
 		m.Nodes,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,

@@ -61,6 +61,7 @@ type Services struct {
 	AllKinds       bool   // every kind, for clients outside, too
 	HostOnly       bool   // of sockets, only the host's are translated
 	BindProtection bool   // no socket of the host may bind to a NodePort
+	ReservePorts   bool   // the kernel gives no NodePort to a socket of the host either
 	Silent         bool   // a service without backends drops instead of answering
 	PortMin        uint16 // of NodePorts, inclusive
 	PortMax        uint16

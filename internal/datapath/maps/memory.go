@@ -71,6 +71,14 @@ func (m *memory) load32(row uint32, offset uintptr) uint32 {
 	return atomic.LoadUint32(m.word(row, offset))
 }
 
+func (m *memory) store64(row uint32, v uint64) {
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&m.b[int(row)*m.stride : int(row)*m.stride+8][0])), v)
+}
+
+func (m *memory) load64(row uint32) uint64 {
+	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&m.b[int(row)*m.stride : int(row)*m.stride+8][0])))
+}
+
 // store16 changes half of a word by a compare-and-swap of the whole: Go has no
 // 16-bit atomics, and the neighbour cell must not be torn either.
 func (m *memory) store16(row uint32, offset uintptr, v uint16) {

@@ -29,6 +29,7 @@ type services struct {
 	maps  func(name string) *ebpf.Map
 	grace func() error
 	how   maglevOptions
+	hints memory
 
 	mu       sync.Mutex
 	known    map[abi.ServiceKey]*front
@@ -51,6 +52,7 @@ type front struct {
 	backends []uint32 // all that it refers to, also those without new connections
 	sources  []netip.Prefix
 	skips    []uint64
+	direct   []netip.AddrPort
 }
 
 // piece of an array that frontends with the same backends share.
@@ -80,6 +82,9 @@ func (s *Set) newServices() (*services, error) {
 	v.slots = newArena(v.maps(abi.MapServiceSlots).MaxEntries())
 	v.tables = newArena(v.maps(abi.MapMaglevRows).MaxEntries())
 	v.backends = newBackendRows(v.maps(abi.MapBackends).MaxEntries())
+	if err := v.hints.open(v.maps(abi.MapServiceHints)); err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", abi.MapServiceHints, err)
+	}
 	return v, v.load()
 }
 
@@ -152,6 +157,7 @@ func (v *services) remove(k abi.ServiceKey) error {
 		return err
 	}
 	delete(v.known, k)
+	v.unhint(k, old.row.ID)
 	if old.row.ID != 0 {
 		v.resting.ids = append(v.resting.ids, old.row.ID)
 	}
@@ -179,6 +185,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 		return errors.Join(err, v.side(k, next.row.ID, old, next, false), v.letGo(next))
 	}
 	v.known[k] = next
+	v.hint(k, next.row)
 	return errors.Join(v.letGo(old), v.side(k, next.row.ID, next, old, false))
 }
 
@@ -186,7 +193,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 // holds what was taken, also after an error.
 func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next *front, err error) {
 	next = &front{spec: f, row: abi.Service{ID: old.row.ID, Affinity: f.Affinity, Flags: flagsOf(f), Kind: kinds[f.Kind]},
-		sources: f.Sources, skips: f.SkipNetNS}
+		sources: f.Sources, skips: f.SkipNetNS, direct: f.Direct}
 	if f.Rest() {
 		return next, nil
 	}
@@ -245,6 +252,10 @@ func (v *services) side(k abi.ServiceKey, id uint32, from, to *front, add bool) 
 			bits += 96
 		}
 		errs = append(errs, v.set(abi.MapSourceRanges, abi.SourceRange{Prefixlen: 32 + uint32(bits), Service: id, Addr: p.Addr().As16()}, add))
+	}
+	for _, b := range missing(from.direct, to.direct) {
+		key := abi.DirectBackend{Addr: mapped(b.Addr()), Port: swap(b.Port()), Protocol: k.Protocol, Service: id}
+		errs = append(errs, v.set(abi.MapDirectBackends, key, add))
 	}
 	for _, cookie := range missing(from.skips, to.skips) {
 		errs = append(errs, v.set(abi.MapServiceSkips, abi.ServiceSkip{VIP: k.VIP, Netns: cookie, Port: k.Port, Protocol: k.Protocol}, add))

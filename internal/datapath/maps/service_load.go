@@ -19,7 +19,7 @@ import (
 // growing are tables that begin small and are replaced by larger ones.
 var growing = []string{
 	abi.MapServices, abi.MapServiceSlots, abi.MapBackends, abi.MapMaglevRows, abi.MapServiceVIPs,
-	abi.MapAffinities, abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips, abi.MapNodeAddrs,
+	abi.MapAffinities, abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips, abi.MapNodeAddrs, abi.MapDirectBackends,
 }
 
 // load reads what the kernel holds, so that numbers are kept over a restart.
@@ -81,6 +81,7 @@ func (v *services) load() error {
 	})
 	v.slots.adopt(ranges)
 	v.tables.adopt(tables)
+	v.loadHints()
 	return errors.Join(err, v.loadSides())
 }
 
@@ -107,6 +108,12 @@ func (v *services) loadSides() error {
 			f.skips = append(f.skips, k.Netns)
 		} else {
 			drop(abi.MapServiceSkips, k)
+		}
+	}), each(v.maps(abi.MapDirectBackends), func(k abi.DirectBackend, _ uint32) {
+		if f := byID[k.Service]; f != nil {
+			f.direct = append(f.direct, netip.AddrPortFrom(unmapped(k.Addr), swap(k.Port)))
+		} else {
+			drop(abi.MapDirectBackends, k)
 		}
 	}), each(v.maps(abi.MapAffinityBackends), func(k abi.AffinityBackend, _ uint32) {
 		if f := byID[k.Service]; f == nil || !slices.Contains(f.sticky(), k.Backend) {
@@ -251,6 +258,8 @@ func copyRows(name string, from, to *ebpf.Map) error {
 		return copyAs[abi.SourceRange, uint32](from, to)
 	case abi.MapNodeAddrs:
 		return copyAs[abi.Addr, uint32](from, to)
+	case abi.MapDirectBackends:
+		return copyAs[abi.DirectBackend, uint32](from, to)
 	}
 	return copyAs[abi.ServiceSkip, uint32](from, to)
 }

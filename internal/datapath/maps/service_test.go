@@ -35,8 +35,10 @@ func tinyServices(t *testing.T, rows uint32) *Set {
 	array(abi.MapServiceVIPs, unsafe.Sizeof(abi.ServiceVIP{}))
 	hash(abi.MapServices, unsafe.Sizeof(abi.ServiceKey{}), unsafe.Sizeof(abi.Service{}))
 	hash(abi.MapAffinityBackends, unsafe.Sizeof(abi.AffinityBackend{}), 4)
+	hash(abi.MapDirectBackends, unsafe.Sizeof(abi.DirectBackend{}), 4)
 	hash(abi.MapServiceSkips, unsafe.Sizeof(abi.ServiceSkip{}), 4)
 	hash(abi.MapAffinities, unsafe.Sizeof(abi.AffinityKey{}), unsafe.Sizeof(abi.Affinity{}))
+	s.specs[abi.MapServiceHints] = &ebpf.MapSpec{Name: "service_hints", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.HintRows, Flags: unix.BPF_F_MMAPABLE}
 	s.specs[abi.MapSourceRanges] = &ebpf.MapSpec{Name: "source_ranges", Type: ebpf.LPMTrie, KeySize: uint32(unsafe.Sizeof(abi.SourceRange{})), ValueSize: 4, MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
 	for name, spec := range s.specs {
 		m, err := ebpf.NewMap(spec)
@@ -139,11 +141,18 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 			if r.IntN(3) == 0 {
 				f.Sources = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(4))}), 16)}
 			}
+			if r.IntN(3) == 0 {
+				for _, b := range f.Backends {
+					if r.IntN(2) == 0 {
+						f.Direct = append(f.Direct, netip.AddrPortFrom(b.Addr, b.Port))
+					}
+				}
+			}
 			list[n] = f
 		}
 		var want []string
 		var all []service.Frontend
-		affinity, sources := 0, 0
+		affinity, sources, direct := 0, 0, 0
 		for _, f := range list {
 			all = append(all, f)
 			var to []string
@@ -155,22 +164,29 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 				affinity += len(f.Backends)
 			}
 			sources += len(f.Sources)
+			direct += len(f.Direct)
 		}
 		grown(t, s, all)
 		slices.Sort(want)
 		if got := shown(t, s); !slices.Equal(got, want) {
 			t.Fatalf("step %d: the kernel has\n%s\nwant\n%s", step, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources} {
+		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources, abi.MapDirectBackends: direct} {
 			if got := countRows(t, s, name); got != n {
 				t.Fatalf("step %d: %d rows in %s, want %d", step, got, name, n)
 			}
 		}
+		checkHints(t, s, step)
 		if r.IntN(10) == 0 {
+			if row := uint32(r.IntN(abi.HintRows)); s.services.hints.load64(row) != 0 {
+				s.services.hints.store64(row, 1<<abi.HintIDBits|3) // of an agent that ended in between
+			}
 			restart(t, s)
+			checkHints(t, s, step)
 		}
 	}
 	grown(t, s, nil)
+	checkHints(t, s, -1)
 	s.SettleServices()
 	if got := shown(t, s); got != nil {
 		t.Errorf("left over: %s", got)
@@ -182,6 +198,23 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 	for i, used := range append(v.ids.used[1:], v.backends.numbers.used[1:]...) {
 		if used {
 			t.Errorf("number %d is lost", i+1)
+		}
+	}
+}
+
+// checkHints wants every plain frontend that has a hint to have its own, and no other hint.
+func checkHints(t *testing.T, s *Set, step int) {
+	t.Helper()
+	v := s.services
+	right := map[uint32]uint64{} // by row; of one of those that would have it
+	for k, f := range v.known {
+		if h := hintOf(k, f.row); h != 0 && (right[abi.HintRow(k)] == 0 || v.hints.load64(abi.HintRow(k)) == h) {
+			right[abi.HintRow(k)] = h
+		}
+	}
+	for row := range uint32(abi.HintRows) {
+		if got := v.hints.load64(row); got != right[row] {
+			t.Fatalf("step %d: hint %d is %x, want %x", step, row, got, right[row])
 		}
 	}
 }

@@ -7,6 +7,7 @@ package measure
 func Parts() []Part {
 	return []Part{
 		{"path", "Latency between pods", measurePaths, true},
+		{"throughput", "Throughput between pods", measureThroughput, true},
 		{"programs", "Time of the programs under traffic", measurePrograms, true},
 		{"testrun", "Time of the programs, the same packet again and again", goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x"), false},
 		{"connect", "Translation of services at the socket", measureConnect, true},

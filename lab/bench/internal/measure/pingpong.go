@@ -77,8 +77,7 @@ type child struct {
 	errs bytes.Buffer
 }
 
-// startChild starts this program as a child in a namespace.
-func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error) {
+func newChild(attr *unix.SysProcAttr, args []string) (*child, error) {
 	c := &child{cmd: exec.Command("/proc/self/exe", append([]string{"child"}, args...)...)}
 	// The loops below block in raw system calls, which the scheduler must not interrupt.
 	c.cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
@@ -88,7 +87,29 @@ func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error
 		return nil, err
 	}
 	c.out = bufio.NewReader(out)
+	return c, nil
+}
+
+// startChild starts this program as a child in a namespace.
+func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error) {
+	c, err := newChild(attr, args)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.do(c.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %v: %w", args, err)
+	}
+	return c, nil
+}
+
+// startFree starts it on whatever processor there is.
+func startFree(s *space, args ...string) (*child, error) {
+	c, err := newChild(nil, args)
+	if err != nil {
+		return nil, err
+	}
+	err = s.do(func() error { return errors.Join(everyCPU(), c.cmd.Start()) })
+	if err != nil {
 		return nil, fmt.Errorf("start %v: %w", args, err)
 	}
 	return c, nil
@@ -101,6 +122,12 @@ func (c *child) end() {
 
 // Child is what the program does when it is started as a child.
 func Child(args []string, out io.Writer) error {
+	switch {
+	case len(args) == 2 && args[0] == "sink":
+		return sinkLoop(args[1], out)
+	case len(args) == 4 && args[0] == "pour":
+		return pourLoop(args[1], args[2], args[3], out)
+	}
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
 	var set unix.CPUSet
