@@ -504,3 +504,31 @@ func TestPodsReachHostPortsOfOtherNodes(t *testing.T) {
 		})
 	}
 }
+
+// With traffic policy Local a NodePort is served by the node that is asked alone.
+func TestPodsReachNodePortsOfOtherNodesWithPolicyLocal(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := servingCluster(t, nil)
+			host := pick(f.six, hostBIP4, hostBIP6)
+			local := abi.Service{Kind: abi.ServiceNodePort, Flags: abi.ServiceLocal}
+			c.a.serve(frontend{pick(f.six, "0.0.0.0", "::"), nodePort, 6, abi.ScopeInternal, local, []string{server.ip(f.six)}})
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceNodePort}, []string{server.ip(f.six)}})
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeExternal, local, []string{remote.ip(f.six)}})
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: host, sport: 4000, dport: nodePort, flags: "S"}
+			r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			r = c.b.run("from_overlay", r.out, tunnelled(t, "SYN", r, hostBIP4, hostIP4, client.identity))
+			expectDelivered(t, "SYN", r, remote)
+			r = c.b.run("from_pod", between(remote, client, f.six, 8080, 4000, "SA").bytes(t), from{device: devPod1})
+			r = c.a.run("from_overlay", r.out, tunnelled(t, "answer", r, hostIP4, hostBIP4, 1))
+			expectDelivered(t, "answer", r, client)
+			if d := decode(t, r.out); d.src != host || d.sport != nodePort {
+				t.Errorf("answer of %s:%d, want %s:%d", d.src, d.sport, host, nodePort)
+			}
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeExternal, local, nil})
+			m.sport = 4001
+			r = c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			expect(t, "without a backend there", c.b.run("from_overlay", r.out, tunnelled(t, "", r, hostBIP4, hostIP4, client.identity)), actShot, abi.ReasonNoServiceBackend)
+		})
+	}
+}

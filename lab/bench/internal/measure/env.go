@@ -4,6 +4,7 @@ package measure
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,10 +67,11 @@ type Part struct {
 	Title string // of its table
 	Run   func(context.Context, *Env) error
 	Apart bool // in a process of its own, see Env.apart
+	Limit time.Duration
 }
 
-// partLimit ends a part that hangs.
-const partLimit = 5 * time.Minute
+// limit ends a part that hangs.
+func (p Part) limit() time.Duration { return cmp.Or(p.Limit, 5*time.Minute) }
 
 // Run measures those parts that match, in their order. A part that fails leaves
 // the rows that it has measured and one that says so; the others go on.
@@ -89,7 +91,7 @@ func Run(ctx context.Context, e *Env, parts []Part, only *regexp.Regexp) ([]benc
 		if p.Apart {
 			run = func(ctx context.Context, e *Env) error { return e.apart(ctx, p) }
 		}
-		limited, cancel := context.WithTimeoutCause(ctx, partLimit, fmt.Errorf("it takes longer than %s", partLimit))
+		limited, cancel := context.WithTimeoutCause(ctx, p.limit(), fmt.Errorf("it takes longer than %s", p.limit()))
 		err := run(limited, e)
 		if err != nil && ctx.Err() == nil && limited.Err() != nil {
 			err = errors.Join(context.Cause(limited), err)
