@@ -100,8 +100,10 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		party_find(&o->party[1], &p->destination);
 		return is_for_host(skb, p, &o->party[1]) ? ADVERTISEMENT : REASON_FORBIDDEN_ICMP6;
 	}
-	if (p->flags & PACKET_ICMP_ERROR)
-		return relate(skb, p, key);
+	if (p->flags & PACKET_ICMP_ERROR) {
+		reason = translate_error(skb, p);
+		return reason ? reason : relate(skb, p, key);
+	}
 	reason = translate(skb, p, key);
 	if (reason)
 		return reason;

@@ -72,7 +72,8 @@ static __always_inline int frontend_in(struct __sk_buff *skb, const struct packe
 		*port = o6.port;
 		return 0;
 	}
-	if (bpf_skb_load_bytes(skb, ETH_LEN + sizeof(struct ip4_header), &o4, sizeof(o4)) || o4.type != FRONTEND_OPTION ||
+	if (p->l4 < ETH_LEN + sizeof(struct ip4_header) + sizeof(o4) ||
+	    bpf_skb_load_bytes(skb, ETH_LEN + sizeof(struct ip4_header), &o4, sizeof(o4)) || o4.type != FRONTEND_OPTION ||
 	    o4.length != sizeof(o4))
 		return NOT_TOLD;
 	addr_set4(asked, o4.addr);

@@ -37,9 +37,9 @@ static __always_inline int is_forged(const struct party *from)
 /* The known translation still holds for p. */
 static __always_inline int holds(const struct packet *p, const struct service_flow *known)
 {
-	if (p->protocol == PROTO_TCP)
-		return !opens(p) || !(known->tcp & (TCP_FIN | TCP_RST));
-	return backend_stands(known);
+	if (!opens(p))
+		return 1;
+	return !(known->tcp & (TCP_FIN | TCP_RST)) && backend_stands(known);
 }
 
 /* Chooses a backend for the first packet of a connection. */
@@ -216,19 +216,6 @@ static __always_inline int host_has_clients(void)
 	__u32 *gate = bpf_map_lookup_elem(&host_serves, &zero);
 
 	return cfg_services && gate && *gate;
-}
-
-/* The connection of a client outside whose answer the ICMP error p is about; leaves
- * that answer in `inner` of scratch. */
-static __always_inline struct service_flow *answered_flow(struct __sk_buff *skb, struct packet *p, struct scratch *space)
-{
-	struct packet *inner = packet_new(space);
-
-	if (parse_inner(skb, p, inner) || !addr_equal(&inner->source, &p->destination))
-		return NULL;
-	flow_key_of(inner, &space->service_key);
-	space->service_key.leg = LEG_SERVICE;
-	return bpf_map_lookup_elem(&service_flows, &space->service_key);
 }
 
 /* Gives p, and the answer that it is about, the addresses that the backend knows. */

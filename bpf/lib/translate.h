@@ -171,3 +171,22 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 	self = p->flags & PACKET_IPV6 ? ep->ip6 : ep->ip4;
 	return rewrite(skb, p, &self, p->destination_port, 1);
 }
+
+/* p is an ICMP error of a client: one about an answer of a service goes to the backend
+ * that sent it. Returns 0, also for every other error, or a drop reason. */
+__global int translate_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *space = scratch();
+	struct service_flow *known;
+	int reason;
+
+	if (!p || !space)
+		return REASON_INVALID_PACKET;
+	known = answered_flow(skb, p, space);
+	if (!known)
+		return 0;
+	space->to = *known;
+	p->service = space->to.service;
+	reason = rewrite_inner(skb, p, &space->inner, &space->to.addr, INNER_SOURCE(space->to.port));
+	return reason ? reason : rewrite(skb, p, &space->to.addr, p->destination_port, 1);
+}

@@ -534,3 +534,41 @@ func TestTheBackendSeesTheRightAddress(t *testing.T) {
 		}
 	})
 }
+
+// What is cut off, or does not fit into its header, is no frontend.
+func TestABrokenFrontendLeadsNowhere(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			d := newDirect(t, f.six, false, 6, nil)
+			m := message{src: pick(f.six, outsideIP4, outsideIP6), dst: remote.ip(f.six), sport: 40000, dport: 8080, flags: "S"}
+			good := withFrontend(m.bytes(t), d.vip, nodePort)
+			at := map[bool]int{false: 34, true: 54}[f.six]
+			for n := 34; n < at+optionSize(f.six)+14; n++ { // TCP's flags are the last that is read
+				r, err := d.b.tryRun("from_net", good[:n], from{device: devUplink})
+				if err == nil && r.verdict != actOK && r.verdict != actShot {
+					t.Errorf("cut after %d bytes: verdict %d", n, r.verdict)
+				}
+			}
+			for i := range optionSize(f.six) {
+				if f.six && (i == 6 || i == 7) {
+					continue // reserved
+				}
+				for _, bit := range []byte{1, 4, 0x80} {
+					b := append([]byte(nil), good...)
+					b[at+i] ^= bit
+					r := d.b.run("from_net", b, from{device: devUplink})
+					if r.verdict == actRedirect {
+						t.Errorf("byte %d changed by %x: delivered", i, bit)
+					}
+				}
+			}
+			if !f.six {
+				short := append([]byte(nil), good...)
+				short[14]-- // 4 bytes of options, and then ports that look like an address
+				if r := d.b.run("from_net", short, from{device: devUplink}); r.verdict != actOK || string(r.out) != string(short) {
+					t.Errorf("an option beyond its header: verdict %d", r.verdict)
+				}
+			}
+		})
+	}
+}

@@ -66,7 +66,8 @@ type Part struct {
 	Name  string // what BENCH matches
 	Title string // of its table
 	Run   func(context.Context, *Env) error
-	Apart bool // in a process of its own, see Env.apart
+	Apart bool // in a process of its own, off the processor of both ends, see Env.apart
+	Wide  bool // on every processor all the same
 	Limit time.Duration
 }
 

@@ -116,8 +116,10 @@ func (e *Env) apart(ctx context.Context, p Part) error {
 	cmd.Env = append(os.Environ(), bench.FileEnv+"="+file)
 	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
 	err = ownThread(func() error {
-		if err := leaveCPU(); err != nil {
-			return err
+		if !p.Wide {
+			if err := leaveCPU(); err != nil {
+				return err
+			}
 		}
 		return cmd.Run()
 	})
