@@ -37,9 +37,6 @@ func (m *Matcher) Add(p Pattern) {
 	}
 }
 
-// AddName adds a canonical name.
-func (m *Matcher) AddName(name string) { m.Add(Pattern{text: name, kind: matchExact, rest: name}) }
-
 // All tells whether every name matches.
 func (m *Matcher) All() bool { return m.all }
 

@@ -24,17 +24,17 @@ var (
 	errCharacter = errors.New("letters, digits, '-' and '_' are allowed, and '*' in patterns")
 )
 
-// ParseName is the canonical form of a rule's matchName: letters, digits, - and _
+// ParseName reads a matchName, the pattern of one name: letters, digits, - and _
 // in labels, with or without the last dot.
-func ParseName(text string) (string, error) {
+func ParseName(text string) (Pattern, error) {
 	if err := check(text, false); err != nil {
-		return "", fmt.Errorf("matchName %q: %w", text, err)
+		return Pattern{}, fmt.Errorf("matchName %q: %w", text, err)
 	}
 	name, err := Canonical(text)
 	if err != nil {
-		return "", fmt.Errorf("matchName %w", err)
+		return Pattern{}, fmt.Errorf("matchName %w", err)
 	}
-	return name, nil
+	return Pattern{text: name, kind: matchExact, rest: name}, nil
 }
 
 // Pattern is a rule's matchPattern. "*" stands for any number of letters,
