@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// UpstreamUDP is DialUDP without the runtime's poller: a file descriptor that
+// does not block.
+func UpstreamUDP(client, server netip.AddrPort) (fd int, err error) {
+	six := server.Addr().Is6()
+	fd, err = datagrams(six, client, transparent(six), mark(), reuse())
+	if client.Port() != 0 && taken(err) {
+		fd, err = datagrams(six, netip.AddrPortFrom(client.Addr(), 0), transparent(six), mark(), reuse(), latePort())
+	}
+	if err == nil {
+		if err = connect(fd, server); err != nil {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("connect to %s as %s: %w", server, client, err)
+	}
+	return fd, nil
+}
+
+// AnswerUDP is Answer without the runtime's poller: a file descriptor that does
+// not block.
+func AnswerUDP(server netip.AddrPort) (fd int, err error) {
+	six := server.Addr().Is6()
+	if fd, err = datagrams(six, server, transparent(six), mark(), reuse()); err != nil {
+		return -1, fmt.Errorf("answer as %s: %w", server, err)
+	}
+	return fd, nil
+}
+
+// datagrams is a bound socket.
+func datagrams(six bool, from netip.AddrPort, options ...option) (int, error) {
+	family := unix.AF_INET
+	if six {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return -1, errors.Join(fmt.Errorf("set socket option %s: %w", o.what, hint(err)), unix.Close(fd))
+		}
+	}
+	if err := unix.Bind(fd, sockaddr(from)); err != nil {
+		return -1, errors.Join(os.NewSyscallError("bind", err), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+func connect(fd int, to netip.AddrPort) error {
+	return os.NewSyscallError("connect", unix.Connect(fd, sockaddr(to)))
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is6() {
+		return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+}
+
+var errNoDestination = errors.New("datagram without its original destination")
+
+// Destination reads where a datagram was sent to from the control messages of a
+// socket of ListenUDP. It does not allocate.
+func Destination(control []byte) (netip.AddrPort, error) {
+	for len(control) > 0 {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			return netip.AddrPort{}, fmt.Errorf("parse control message: %w", err)
+		}
+		switch {
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_ORIGDSTADDR && len(data) >= 8:
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[4:8])), binary.BigEndian.Uint16(data[2:])), nil
+		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_ORIGDSTADDR && len(data) >= 24:
+			return netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[8:24])), binary.BigEndian.Uint16(data[2:])), nil
+		}
+		control = rest
+	}
+	return netip.AddrPort{}, errNoDestination
+}
