@@ -47,9 +47,13 @@ func (j *judge) change(f func(*judge)) {
 	j.ruling.Generations[0]++
 }
 
-type rules map[uint32]*l7.Set
+type rules struct{ sync.Map }
 
-func (r rules) Set(n uint32) *l7.Set { return r[n] }
+func (r *rules) Set(n uint32) *l7.Set {
+	set, _ := r.Load(n)
+	s, _ := set.(*l7.Set)
+	return s
+}
 
 // records keeps what is recorded.
 type records struct {
@@ -104,6 +108,19 @@ type loopback struct {
 	mu       sync.Mutex
 	opened   int
 	refuse   error
+	dialed   []*tracked
+}
+
+// tracked tells when it is closed.
+type tracked struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (c *tracked) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 const elsewhere = "127.9.9.9"
@@ -142,7 +159,15 @@ func (l *loopback) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error) 
 	if refuse != nil {
 		return nil, refuse
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", l.server.String())
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.server.String())
+	if err != nil {
+		return nil, err
+	}
+	c := &tracked{Conn: conn, closed: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dialed = append(l.dialed, c)
+	return c, nil
 }
 
 func (l *loopback) sockets() int {
@@ -158,7 +183,7 @@ type rig struct {
 	addr    string // of both listeners
 	sockets *loopback
 	judge   *judge
-	rules   rules
+	rules   *rules
 	records *records
 	lessons *lessons
 	end     func() // stops it, and waits
@@ -181,7 +206,8 @@ func through(t testing.TB, server netip.AddrPort, dnsRules string, options ...op
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, judge: &judge{}, rules: rules{number: set}, records: &records{}, lessons: &lessons{}}
+	r := &rig{t: t, judge: &judge{}, rules: &rules{}, records: &records{}, lessons: &lessons{}}
+	r.rules.Store(uint32(number), set)
 	r.judge.ruling.Limits = []l7.Limit{{Side: l7.Egress, Endpoint: 5, Set: number}}
 	host := "127.0.0.1"
 	if server.Addr().Is6() {

@@ -91,7 +91,7 @@ func TestRulesThatAreNotKnownOrNotAboutDNSAllowNothing(t *testing.T) {
 		{{Set: number}, {Side: l7.Ingress, Set: 99}},
 		{{Set: number}, {Side: l7.Ingress, Set: 8}},
 	} {
-		r.rules[8] = other
+		r.rules.Store(uint32(8), other)
 		r.judge.change(func(j *judge) { j.ruling.Limits = limits })
 		for _, network := range both {
 			if m := r.ask(network, question("a.b", miekg.TypeA)); m.Rcode != miekg.RcodeRefused {
@@ -419,9 +419,7 @@ func TestPolicyThatChangesHoldsForTheNextQuestion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.judge.mu.Lock()
-	r.rules[8] = narrow
-	r.judge.mu.Unlock()
+	r.rules.Store(uint32(8), narrow)
 	r.judge.change(func(j *judge) { j.ruling.Limits = []l7.Limit{{Set: 8}} })
 	r.write(p, question("a.b", miekg.TypeA))
 	if m := r.read(p); m.Rcode != miekg.RcodeRefused {
