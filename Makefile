@@ -20,7 +20,7 @@ GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
 KUBE_PROXY   ?= nftables
 CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy demo demo-down conformance conformance-netpol conformance-build clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy mutants demo demo-down conformance conformance-netpol conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,7 @@ test-kernels: ## Run packets and traffic on Debian's kernels 6.1 and 6.12 in vir
 
 test-lab: ## Run the lab's tests and the end-to-end stories (root).
 	cd lab && $(GOTESTSUM) -- -p 1 -timeout 30m ./...
+	cd lab/bench && $(GOTESTSUM) -- ./...
 
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
@@ -84,11 +85,14 @@ soak: soak-corpora soak-policy ## Both of the following.
 soak-corpora: ## Judge every case of the verdict corpora by packets through the datapath (root).
 	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
 
+mutants: deps-generate ## Take the handling of bad input away, piece by piece, and see its tests fail (root); MUTANTS=regex: only these.
+	go run ./internal/testkit/mutants $(if $(MUTANTS),-run '$(MUTANTS)')
+
 bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
-	@[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy
-	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
+	@status=0; $(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md) || status=$$?; \
+	[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy || status=$$?; exit $$status
 
 conformance: deps lab conformance-build ## Run Kubernetes' own network suite in a lab (root).
 	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)

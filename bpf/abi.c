@@ -48,6 +48,7 @@ struct abi_structs {
 	struct affinity_backend affinity_backend;
 	struct source_range source_range;
 	struct service_skip service_skip;
+	struct direct_backend direct_backend;
 	struct service_flow service_flow;
 	struct socket_peer socket_peer;
 	struct socket_key socket_key;
@@ -81,5 +82,7 @@ struct abi_enums {
 	enum service_flag service_flag;
 	enum service_kind service_kind;
 	enum backend_flag backend_flag;
+	enum affinity_limit affinity_limit;
 	enum maglev_limit maglev_limit;
+	enum service_hint service_hint;
 } abi_enums;

@@ -3,6 +3,7 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/direct.h"
 #include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
@@ -34,13 +35,6 @@ static __always_inline int is_established_from_pod(struct __sk_buff *skb, const 
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
-/* A pod that speaks VXLAN to a node could forge identities. */
-static __always_inline int is_encapsulation(const struct packet *p, const struct party *to)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port) &&
-	       (to->flags & (IPCACHE_HOST | IPCACHE_NODE));
-}
-
 /* Nobody of the cluster: virtual addresses are such, too. */
 static __always_inline int is_world(const struct party *to)
 {
@@ -67,6 +61,16 @@ static __always_inline int is_for_host(const struct __sk_buff *skb, const struct
 
 	return is_on_link(skb) &&
 	       ((to->flags & IPCACHE_HOST) || (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || (a[0] == 0xff && a[1] == 2));
+}
+
+/* p answers a client outside whom another node balances here, with its own address:
+ * the row knows who that is. */
+static __always_inline int answers_world(const struct packet *p, const struct flow_key *key)
+{
+	struct flow_key own = *key;
+	struct flow *f = bpf_map_lookup_elem(&flows, &own);
+
+	return f && sender_side(f, p) == RESPONDER && is_world_identity(f->identity[INITIATOR]);
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
@@ -97,8 +101,10 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 		party_find(&o->party[1], &p->destination);
 		return is_for_host(skb, p, &o->party[1]) ? ADVERTISEMENT : REASON_FORBIDDEN_ICMP6;
 	}
-	if (p->flags & PACKET_ICMP_ERROR)
-		return relate(skb, p, key);
+	if (p->flags & PACKET_ICMP_ERROR) {
+		reason = translate_error(skb, p);
+		return reason ? reason : relate(skb, p, key);
+	}
 	reason = translate(skb, p, key);
 	if (reason)
 		return reason;
@@ -111,11 +117,15 @@ __global int admit_from_pod(struct __sk_buff *skb, struct packet *p, struct flow
 			return reason;
 		if (p->service)
 			party_find(&o->party[1], &p->destination);
+		else if ((o->party[1].flags & IPCACHE_NODE) && answers_world(p, key))
+			reason = become_world(p, &o->party[1]);
+		if (reason)
+			return reason;
 	}
 	p->destination_identity = o->party[1].identity;
 	if (!p->service && is_world(&o->party[1]) && is_rest(p, SCOPE_INTERNAL))
 		return REASON_NO_SERVICE_BACKEND;
-	if (is_encapsulation(p, &o->party[1]))
+	if (is_tunnelled(p) && (o->party[1].flags & (IPCACHE_HOST | IPCACHE_NODE)))
 		return REASON_ENCAP_PROHIBITED;
 	reason = reachable(&o->party[1]);
 	if (reason == REASON_IDENTITY_UNKNOWN)
@@ -173,6 +183,8 @@ int from_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? not_ip_from_pod(skb, &p) : drop(skb, &p, reason);
 	if (unlikely(skb->vlan_present))
 		return drop(skb, &p, REASON_UNSUPPORTED_L2); /* the tag would go along */
+	if (unlikely(p.flags & PACKET_OPTIONS) && names_frontend(skb, &p))
+		return drop(skb, &p, REASON_UNKNOWN_FRONTEND); /* what only nodes tell each other */
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (unlikely(!f || !is_established_from_pod(skb, &p, f))) {
@@ -272,10 +284,14 @@ int to_pod(struct __sk_buff *skb)
 		if (!f)
 			return drop(skb, &p, REASON_CT_INSERT_FAILED);
 	}
-	if (unlikely((f->flags & FLOW_PROXIED) && !is_of_proxy(&p)))
-		return drop(skb, &p, REASON_NOT_FROM_PROXY);
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely((f->flags & FLOW_PROXIED) && !(p.flags & PACKET_FROM_PROXY))) {
+		if (!f->endpoint[side])
+			return host_to_proxy(skb, &p);
+		if (!is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+	}
 	if (unlikely(f->service && side == RESPONDER)) {
 		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
 		if (reason)

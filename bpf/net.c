@@ -10,11 +10,6 @@
 #include "lib/reset.h"
 #include "lib/translate.h"
 
-static __always_inline int is_tunnel(const struct packet *p)
-{
-	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
-}
-
 /* Established: the row holds for p, which is for a pod of this node. */
 static __always_inline int is_established(const struct packet *p, const struct flow *f)
 {
@@ -115,6 +110,8 @@ static __always_inline int serve_here(struct __sk_buff *skb, struct packet *p, s
 	p->service = to->service;
 	flow_key_of(p, key);
 	f = bpf_map_lookup_elem(&flows, key);
+	if (f && f->service != to->service && !flow_reopens(f, p))
+		return drop(skb, p, REASON_CT_INSERT_FAILED); /* the client has this connection by another address */
 	if (!f || !is_established(p, f)) {
 		reason = admit_inbound(skb, p, key);
 		if (reason == REASON_FLOW_NOW_REDIRECTED)
@@ -140,6 +137,11 @@ static __always_inline __u32 world_of(const struct packet *p)
 	return IDENTITY_WORLD;
 }
 
+static __always_inline int goes_through_tunnel(const struct party *to)
+{
+	return cfg_tunnel && to->node && !(to->flags & IPCACHE_NODE);
+}
+
 /* Apart, for the stack of from_net. */
 __global int through_tunnel(struct __sk_buff *skb, struct packet *p, __u32 node)
 {
@@ -151,6 +153,39 @@ __global int through_tunnel(struct __sk_buff *skb, struct packet *p, __u32 node)
 	return reason ? drop(skb, p, reason) : to_overlay_device(skb, p, node, world_of(p));
 }
 
+/* An error about an answer, from the client or on the way to it: it goes to the
+ * backend that sent the answer. */
+__global int error_inbound(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *space = scratch();
+	struct service_flow *known, *to;
+	struct opening *o;
+	int reason;
+
+	if (!p || !space)
+		return TC_ACT_OK;
+	known = answered_flow(skb, p, space);
+	if (!known)
+		return TC_ACT_OK;
+	to = &space->to;
+	*to = *known;
+	p->service = to->service;
+	reason = error_to_backend(skb, p, space);
+	if (reason)
+		return drop(skb, p, reason);
+	if (to->place == BACKEND_POD || to->place == BACKEND_HOST)
+		return to_stack(skb, p); /* to_pod judges it */
+	o = opening_new();
+	if (!o)
+		return TC_ACT_SHOT;
+	party_find(&o->party[1], &to->addr);
+	if (!goes_through_tunnel(&o->party[1]))
+		return to_uplink(skb, p);
+	masquerade_addr(p, &space->asked);
+	reason = rewrite(skb, p, &space->asked, p->source_port, 0); /* the other node knows this one only */
+	return reason ? drop(skb, p, reason) : through_tunnel(skb, p, o->party[1].node);
+}
+
 /* To a backend elsewhere: a pod of another node, a host, or the world. */
 static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet *p, const struct service_flow *to)
 {
@@ -160,7 +195,7 @@ static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet 
 	if (!o)
 		return TC_ACT_SHOT;
 	party_find(&o->party[1], &to->addr);
-	tunnel = cfg_tunnel && o->party[1].node && !(o->party[1].flags & IPCACHE_NODE);
+	tunnel = goes_through_tunnel(&o->party[1]);
 	if (!(o->party[1].flags & IPCACHE_POD) && (o->party[1].flags & (IPCACHE_LOCAL_PODS | IPCACHE_REMOTE_PODS)))
 		return drop(skb, p, o->party[1].flags & IPCACHE_LOCAL_PODS ? REASON_STALE_UNROUTABLE : REASON_IDENTITY_UNKNOWN);
 	if (tunnel && unlikely(skb->len > cfg_mtu + ETH_LEN) && !skb->gso_size && (p->flags & PACKET_DONT_FRAGMENT)) {
@@ -176,6 +211,20 @@ static __always_inline int serve_elsewhere(struct __sk_buff *skb, struct packet 
 	return through_tunnel(skb, p, o->party[1].node);
 }
 
+/* To a backend of another node, which answers itself. */
+static __always_inline int serve_direct(struct __sk_buff *skb, struct packet *p)
+{
+	int reason = forward_direct(skb, p);
+
+	if (reason == NO_ROOM && (p->flags & PACKET_DONT_FRAGMENT)) {
+		drop(skb, p, REASON_FRAG_NEEDED);
+		return error_back(skb, p, cfg_mtu - frontend_size(p));
+	}
+	if (reason == NO_ROOM)
+		return NO_ROOM;
+	return reason ? drop(skb, p, reason) : to_uplink(skb, p);
+}
+
 /* To a backend that is this host itself: its answers pass to_net. */
 static __always_inline int serve_host(struct __sk_buff *skb, struct packet *p)
 {
@@ -184,15 +233,18 @@ static __always_inline int serve_host(struct __sk_buff *skb, struct packet *p)
 	return reason ? drop(skb, p, reason) : to_stack(skb, p);
 }
 
-/* p is for no pod: perhaps for a service. */
-static __always_inline int serve(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+/* p is for no pod: perhaps for a service. told: its place is in scratch already. */
+static __always_inline int serve(struct __sk_buff *skb, struct packet *p, struct flow_key *key, int told)
 {
 	struct scratch *space = scratch();
-	int reason;
+	int reason = 0;
 
-	if (!cfg_services || (p->flags & PACKET_ICMP_ERROR))
+	if (!cfg_services)
 		return TC_ACT_OK;
-	reason = space ? inbound_to(p) : NO_SERVICE;
+	if (p->flags & PACKET_ICMP_ERROR)
+		return error_inbound(skb, p);
+	if (!told)
+		reason = space ? inbound_to(p) : NO_SERVICE;
 	if (reason == NO_SERVICE)
 		return TC_ACT_OK;
 	if (reason == REJECT)
@@ -205,6 +257,12 @@ static __always_inline int serve(struct __sk_buff *skb, struct packet *p, struct
 		return serve_here(skb, p, key, &space->to);
 	if (space->to.place == BACKEND_HOST)
 		return serve_host(skb, p);
+	if (space->to.place == BACKEND_DIRECT) {
+		reason = serve_direct(skb, p);
+		if (reason != NO_ROOM)
+			return reason;
+		space->to.place = BACKEND_ELSEWHERE; /* of this connection, then: it works, though not with its address */
+	}
 	return serve_elsewhere(skb, p, &space->to);
 }
 
@@ -252,7 +310,7 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p)
 {
 	int reason = NOT_MASQUERADED;
 
-	if (is_tunnel(p))
+	if (is_tunnelled(p))
 		return TC_ACT_OK;
 	if (cfg_services || masquerades(p))
 		reason = p->flags & PACKET_ICMP_ERROR ? unmasquerade_error(skb, p) : unmasquerade(skb, p);
@@ -272,15 +330,24 @@ int from_net(struct __sk_buff *skb)
 	struct packet p = { .point = POINT_FROM_NETWORK, .ingress = 1 };
 	struct flow_key key;
 	struct addr own;
+	int told = NOT_TOLD;
 	int action;
 
 	if (parse(skb, &p))
 		return TC_ACT_OK;
-	masquerade_addr(&p, &own);
-	action = addr_equal(&p.destination, &own) ? to_node(skb, &p) : ROUTE;
-	if (action == ROUTE)
-		action = route_to_pod(skb, &p, &key);
-	return action == NOT_FOR_POD ? serve(skb, &p, &key) : action;
+	if (unlikely(p.flags & PACKET_OPTIONS))
+		told = take_frontend(skb, &p);
+	if (told > 0)
+		return drop(skb, &p, told);
+	if (told == NOT_TOLD) {
+		masquerade_addr(&p, &own);
+		action = addr_equal(&p.destination, &own) ? to_node(skb, &p) : ROUTE;
+		if (action == ROUTE)
+			action = route_to_pod(skb, &p, &key);
+		if (action != NOT_FOR_POD)
+			return action;
+	}
+	return serve(skb, &p, &key, !told);
 }
 
 /* Whether a destination is reached with the pod's own address. */
@@ -349,7 +416,7 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct packet *p)
 	int reason;
 
 	if (!(p->flags & PACKET_ICMP_ERROR)) {
-		reason = host_has_clients() && !is_tunnel(p) ? from_own_host(skb, p) : 0;
+		reason = host_has_clients() && !is_tunnelled(p) ? from_own_host(skb, p) : 0;
 		return reason ? drop(skb, p, reason) : TC_ACT_OK;
 	}
 	if (!masquerades(p))

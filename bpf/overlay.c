@@ -53,30 +53,6 @@ static __always_inline int is_established(const struct packet *p, const struct o
 	return !flow_reopens(f, p) && flow_fresh(f);
 }
 
-static __always_inline int is_world(__u32 identity)
-{
-	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV4 || identity == IDENTITY_WORLD_IPV6;
-}
-
-/* A client outside that comes with the address of a node which balances it here:
- * what this node knows about the world as a whole counts for it. */
-static __always_inline int become_world(const struct packet *p, struct party *from)
-{
-	struct ipcache_entry *world;
-	struct addr any = {};
-
-	if (!cfg_services)
-		return REASON_IDENTITY_MISMATCH;
-	if (!(p->flags & PACKET_IPV6))
-		addr_set4(&any, 0);
-	world = ipcache_of(&any);
-	if (!world)
-		return REASON_IDENTITY_UNKNOWN;
-	from->identity = world->identity;
-	from->peer = world->peer;
-	return 0;
-}
-
 /* The sender as the tunnel claims it, checked against what this node knows: the
  * outer source is a node, the inner one lives there and has that identity. An
  * address that is not known yet is judged by the identity alone. */
@@ -97,7 +73,7 @@ static __always_inline int identify(struct packet *p, const struct outer *o, str
 	p->source_identity = claimed;
 	if (claimed == IDENTITY_UNKNOWN || claimed >= IDENTITY_LOCAL_MIN)
 		return REASON_INVALID_IDENTITY;
-	if ((from->flags & IPCACHE_NODE) && is_world(claimed))
+	if ((from->flags & IPCACHE_NODE) && is_world_identity(claimed))
 		return become_world(p, from);
 	if (from->flags & IPCACHE_NODE)
 		/* A node that runs the API server has that identity here. */

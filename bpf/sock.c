@@ -12,7 +12,6 @@ enum {
 	REFUSE = 0,
 	PASS = 1,
 	PROTO_TCP = 6,
-	PROTO_UDP = 17,
 };
 
 /* State of the choice of backends; a lost update only repeats a number. */
@@ -106,11 +105,14 @@ static __always_inline int is_rest(const struct service_key *vip)
 	return cfg_services && bpf_map_lookup_elem(&services, &rest) != NULL;
 }
 
-/* The redirect of this address leaves the socket's pod alone: it is its backend. */
-static __always_inline int is_skipped(void *ctx, const struct service_key *vip)
+/* The socket's pod is left alone: it is a backend of the redirect of this address,
+ * or the address is its own loopback. */
+static __always_inline int is_skipped(void *ctx, const struct service *s, const struct service_key *vip)
 {
 	struct service_skip key = {};
 
+	if (s->flags & SERVICE_LOOPBACK)
+		return !in_host(ctx);
 	key.vip = vip->vip;
 	key.netns = bpf_get_netns_cookie(ctx);
 	key.port = vip->port;
@@ -118,12 +120,36 @@ static __always_inline int is_skipped(void *ctx, const struct service_key *vip)
 	return bpf_map_lookup_elem(&service_skips, &key) != NULL;
 }
 
-static __always_inline __u32 any_backend(const struct service *s)
+static __always_inline __u32 any_of(__u32 first, __u32 count)
 {
-	__u32 index = s->first + (__u32)(((__u64)random() * s->count) >> 32);
+	__u32 index = first + (__u32)(((__u64)random() * count) >> 32);
 	struct service_slot *slot = bpf_map_lookup_elem(&service_slots, &index);
 
 	return slot ? slot->backend : 0;
+}
+
+static __always_inline __u32 any_backend(const struct service *s)
+{
+	return any_of(s->first, s->count);
+}
+
+/* A backend by the hint of the address; 0: `services` has to be asked. */
+static __always_inline __u32 hinted_backend(const struct service_key *vip)
+{
+	__u32 row = service_hint_row(vip);
+	__u64 *hint = bpf_map_lookup_elem(&service_hints, &row);
+	struct service_vip *whose;
+	__u64 h;
+	__u32 id;
+
+	if (!hint)
+		return 0;
+	h = *(volatile __u64 *)hint;
+	id = h & ((1 << HINT_ID_BITS) - 1);
+	whose = bpf_map_lookup_elem(&service_vips, &id);
+	if (!whose || whose->port != vip->port || whose->protocol != vip->protocol || !addr_equal(&whose->vip, &vip->vip))
+		return 0;
+	return any_of(h >> HINT_ID_BITS & ((1 << HINT_FIRST_BITS) - 1), h >> (HINT_ID_BITS + HINT_FIRST_BITS));
 }
 
 /* The backend that this network namespace has already, or a new one for a while. */
@@ -150,9 +176,10 @@ static __always_inline __u32 sticky_backend(void *ctx, const struct service *s)
 	return row.backend;
 }
 
-/* A backend for the address in ctx, which is left in vip. Returns PASS with
+/* A backend for the address in ctx, which is left in vip, and its row. Returns PASS with
  * *chosen NULL for what is no service, REFUSE for a service without backends. */
-static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct service_key *vip, struct backend **chosen)
+static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct service_key *vip, struct backend **chosen,
+				  __u32 *row)
 {
 	struct service *s;
 	__u32 id = 0;
@@ -163,6 +190,9 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 	read_addr(ctx, six, &vip->vip);
 	vip->port = ctx->user_port;
 	vip->protocol = ctx->protocol;
+	id = hinted_backend(vip);
+	if (id)
+		goto chosen;
 	s = bpf_map_lookup_elem(&services, vip);
 	if (!s) {
 		s = node_port(ctx, vip);
@@ -171,12 +201,15 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, int six, struct ser
 		if (!s)
 			return PASS;
 	}
-	if ((s->flags & SERVICE_SKIPPED) && is_skipped(ctx, vip))
+	if ((s->flags & (SERVICE_SKIPPED | SERVICE_LOOPBACK)) && is_skipped(ctx, s, vip))
 		return PASS;
 	if (s->count)
 		id = s->affinity ? sticky_backend(ctx, s) : any_backend(s);
-	if (id)
-		*chosen = bpf_map_lookup_elem(&backends, &id);
+	if (!id)
+		goto refuse;
+chosen:
+	*row = id;
+	*chosen = bpf_map_lookup_elem(&backends, &id);
 	if (*chosen)
 		return PASS;
 refuse:
@@ -192,56 +225,45 @@ static __always_inline struct socket_row *socket_row(__u64 cookie)
 	return bpf_map_lookup_elem(&socket_rows, &index);
 }
 
-/* Where the translation of the socket is to be written; NULL: nowhere. */
-static __always_inline struct socket_peer *remember(struct bpf_sock_addr *ctx)
+static __always_inline void remember_tcp(struct bpf_sock_addr *ctx, const struct service_key *vip, __u32 backend)
 {
-	struct socket_row *row;
-	__u64 cookie;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct socket_row *row = socket_row(cookie);
 
-	if (ctx->protocol != PROTO_TCP)
-		return bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	cookie = bpf_get_socket_cookie(ctx);
-	row = socket_row(cookie);
 	if (!row)
-		return NULL;
+		return;
 	row->cookie = cookie;
-	return &row->peer;
+	row->vip = vip->vip;
+	row->vip_port = vip->port;
+	row->backend = backend;
 }
 
-/* The translation of the socket; NULL: not known. */
-static __always_inline struct socket_peer *recall_udp(struct bpf_sock_addr *ctx)
+static __always_inline void remember_udp(struct bpf_sock_addr *ctx, const struct service_key *vip, const struct backend *b)
 {
-	return bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, 0);
-}
+	struct socket_peer *peer;
 
-static __always_inline struct socket_peer *recall(struct bpf_sock_addr *ctx)
-{
-	struct socket_row *row;
-	__u64 cookie;
-
-	if (ctx->protocol != PROTO_TCP)
-		return recall_udp(ctx);
-	cookie = bpf_get_socket_cookie(ctx);
-	row = socket_row(cookie);
-	return row && row->cookie == cookie ? &row->peer : NULL;
+	peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!peer)
+		return;
+	peer->backend = b->addr;
+	peer->vip = vip->vip;
+	peer->backend_port = b->port;
+	peer->vip_port = vip->port;
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, int six)
 {
 	struct service_key vip = {};
-	struct socket_peer *peer;
 	struct backend *b;
-	int verdict = choose(ctx, six, &vip, &b);
+	__u32 id = 0;
+	int verdict = choose(ctx, six, &vip, &b, &id);
 
 	if (!b)
 		return verdict;
-	peer = remember(ctx);
-	if (peer) {
-		peer->backend = b->addr;
-		peer->vip = vip.vip;
-		peer->backend_port = b->port;
-		peer->vip_port = vip.port;
-	}
+	if (ctx->protocol == PROTO_TCP)
+		remember_tcp(ctx, &vip, id);
+	else
+		remember_udp(ctx, &vip, b);
 	write_addr(ctx, six, &b->addr, b->port);
 	return PASS;
 }
@@ -253,7 +275,8 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int six)
 	struct socket_vip value = {};
 	struct socket_vip *known;
 	struct backend *b;
-	int verdict = choose(ctx, six, &vip, &b);
+	__u32 id = 0;
+	int verdict = choose(ctx, six, &vip, &b, &id);
 
 	if (!b)
 		return verdict;
@@ -269,10 +292,11 @@ static __always_inline int sendmsg(struct bpf_sock_addr *ctx, int six)
 	return PASS;
 }
 
-/* The address in ctx is a backend's: gives back what the program asked for. Peer
- * is what is known of the socket, or NULL. */
-static __always_inline int reverse(struct bpf_sock_addr *ctx, int six, const struct socket_peer *peer)
+/* Gives back what the program asked for, if the address in ctx is the backend's that
+ * the socket was connected to. */
+static __always_inline int reverse_udp(struct bpf_sock_addr *ctx, int six)
 {
+	struct socket_peer *peer = bpf_sk_storage_get(&socket_peers, (void *)ctx->sk, NULL, 0);
 	struct socket_key key = {};
 	struct socket_vip *known;
 
@@ -282,13 +306,34 @@ static __always_inline int reverse(struct bpf_sock_addr *ctx, int six, const str
 		write_addr(ctx, six, &peer->vip, peer->vip_port);
 		return PASS;
 	}
-	if (ctx->protocol != PROTO_UDP)
-		return PASS;
 	key.cookie = bpf_get_socket_cookie(ctx);
 	known = bpf_map_lookup_elem(&socket_vips, &key);
 	if (known)
 		write_addr(ctx, six, &known->vip, known->port);
 	return PASS;
+}
+
+static __always_inline int reverse_tcp(struct bpf_sock_addr *ctx, int six)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct socket_row *row = socket_row(cookie);
+	struct backend *b;
+	struct addr now;
+
+	if (!row || row->cookie != cookie)
+		return PASS;
+	b = bpf_map_lookup_elem(&backends, &row->backend);
+	read_addr(ctx, six, &now);
+	if (b && b->port == ctx->user_port && addr_equal(&b->addr, &now))
+		write_addr(ctx, six, &row->vip, row->vip_port);
+	return PASS;
+}
+
+static __always_inline int getpeername(struct bpf_sock_addr *ctx, int six)
+{
+	if (ctx->protocol == PROTO_TCP)
+		return reverse_tcp(ctx, six);
+	return reverse_udp(ctx, six);
 }
 
 SEC("cgroup/connect4")
@@ -318,25 +363,25 @@ int sock_sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int sock_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 0, recall_udp(ctx));
+	return reverse_udp(ctx, 0);
 }
 
 SEC("cgroup/recvmsg6")
 int sock_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 1, recall_udp(ctx));
+	return reverse_udp(ctx, 1);
 }
 
 SEC("cgroup/getpeername4")
 int sock_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 0, recall(ctx));
+	return getpeername(ctx, 0);
 }
 
 SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return reverse(ctx, 1, recall(ctx));
+	return getpeername(ctx, 1);
 }
 
 /* The host's own programs leave the NodePorts alone: a connection to one would

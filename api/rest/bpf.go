@@ -42,7 +42,38 @@ type Service struct {
 // ServiceStatus is the service in force.
 type ServiceStatus struct {
 	Realized *ServiceSpec `json:"realized,omitempty"`
-	Why      string       `json:"why,omitempty"` // no backend takes new connections
+	Why      string       `json:"why,omitempty"`      // no backend takes new connections
+	Problems []string     `json:"problems,omitempty"` // in the objects that it follows from
+}
+
+// LRPSpec is a local redirect policy with what it redirects on this node.
+type LRPSpec struct {
+	UID              string            `json:"uid,omitempty"`
+	Name             string            `json:"name,omitempty"`
+	Namespace        string            `json:"namespace,omitempty"`
+	FrontendType     string            `json:"frontend-type,omitempty"`
+	LRPType          string            `json:"lrp-type,omitempty"` // LRPOf*
+	ServiceID        string            `json:"service-id,omitempty"`
+	FrontendMappings []FrontendMapping `json:"frontend-mappings"`
+	Problems         []string          `json:"problems,omitempty"`
+}
+
+// Types of local redirect policies.
+const (
+	LRPOfAddress = "addr"
+	LRPOfService = "svc"
+)
+
+// FrontendMapping is a redirected address with the pods that take its place.
+type FrontendMapping struct {
+	FrontendAddress *FrontendAddress `json:"frontend-address,omitempty"`
+	Backends        []LRPBackend     `json:"backends,omitempty"`
+}
+
+// LRPBackend is a pod that takes the place of a redirected address.
+type LRPBackend struct {
+	PodID          string          `json:"pod-id,omitempty"` // namespace/name
+	BackendAddress *BackendAddress `json:"backend-address,omitempty"`
 }
 
 // ServiceSpec is a frontend with its backends.

@@ -26,6 +26,7 @@ const (
 	PathIP                     = "/v1/ip"                       // GET []IPListEntry; ?cidr=
 	PathNodeIDs                = "/v1/node/ids"                 // GET []NodeID
 	PathService                = "/v1/service"                  // GET []Service
+	PathLRP                    = "/v1/lrp"                      // GET []LRPSpec
 	PathMap                    = "/v1/map"                      // GET BPFMapList
 	PathMapName                = "/v1/map/"                     // GET BPFMap
 	PathMetrics                = "/v1/metrics/"                 // GET []Metric

@@ -256,6 +256,9 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		reason = move(known, p);
 	if (reason == ANEW)
 		reason = keep = 0;
+	/* No socket can be assigned on the way out. */
+	if (!reason && !keep && redirects(&v) && p->point == POINT_FROM_STACK && !(o->flags & FLOW_PROXIED))
+		reason = REASON_PROXY_FROM_STACK;
 	if (reason == REASON_IDENTITY_UNKNOWN)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason) {

@@ -52,12 +52,14 @@ enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_INGRESS = 1 << 0,
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_F_RECOMPUTE_CSUM = 1 << 0,
 	BPF_F_PSEUDO_HDR = 1 << 4,
 	BPF_F_MARK_MANGLED_0 = 1 << 5,
 	BPF_F_TUNINFO_IPV6 = 1 << 0,
 	BPF_F_ZERO_CSUM_TX = 1 << 1,
+	BPF_ADJ_ROOM_NET = 0, /* right after the IP header without options */
 	BPF_RB_NO_WAKEUP = 1 << 0,
 	BPF_RB_FORCE_WAKEUP = 1 << 1,
 	BPF_RB_AVAIL_DATA = 0,
@@ -79,7 +81,8 @@ enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
 	ECONNREFUSED = 111,
-	TCP_LISTEN = 10, /* state of a socket */
+	TCP_TIME_WAIT = 6, /* states of a socket */
+	TCP_LISTEN = 10,
 };
 
 struct __sk_buff {
@@ -234,6 +237,7 @@ static long (*bpf_skb_change_tail)(struct __sk_buff *skb, __u32 len, __u64 flags
 static long (*bpf_skb_pull_data)(struct __sk_buff *skb, __u32 len) = (void *)39;
 static long (*bpf_skb_change_head)(struct __sk_buff *skb, __u32 len, __u64 flags) = (void *)43;
 static __u64 (*bpf_get_socket_cookie)(void *ctx) = (void *)46;
+static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size, __u32 flags) = (void *)69;
 static struct bpf_sock *(*bpf_sk_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
 					     __u64 flags) = (void *)84;

@@ -204,7 +204,7 @@ __global int service_of(const struct packet *p, __u32 scope, __u32 flags)
 	vip.protocol = p->protocol;
 	vip.scope = scope;
 	known = bpf_map_lookup_elem(&services, &vip);
-	if (!known)
+	if (!known || (known->flags & SERVICE_LOOPBACK))
 		return 0;
 	space->service = *known;
 	return 1;

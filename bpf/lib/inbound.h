@@ -5,9 +5,10 @@
  * The row in service_flows, keyed by the tuple that the client uses, remembers it.
  * A pod of this node sees the client's address, and its answers leave by the
  * uplink. A backend elsewhere sees this node's address (an inward row of `nat` leads
- * its answers back), unless the service says DSR. */
+ * its answers back), unless the service says DSR (direct.h). */
 
 #include "choose.h"
+#include "direct.h"
 #include "masquerade.h"
 
 /* The client may use the service. */
@@ -33,23 +34,12 @@ static __always_inline int is_forged(const struct party *from)
 	return cfg_tunnel && (from->flags & (IPCACHE_POD | IPCACHE_REMOTE_PODS));
 }
 
-static __always_inline __u8 place_of(const struct addr *a)
-{
-	struct ipcache_entry *entry;
-	struct endpoint *ep = NULL;
-
-	if (endpoint_of(a, &ep))
-		return BACKEND_POD;
-	entry = ipcache_of(a);
-	return entry && (entry->flags & IPCACHE_HOST) ? BACKEND_HOST : BACKEND_ELSEWHERE;
-}
-
 /* The known translation still holds for p. */
 static __always_inline int holds(const struct packet *p, const struct service_flow *known)
 {
-	if (p->protocol == PROTO_TCP)
-		return !opens(p) || !(known->tcp & (TCP_FIN | TCP_RST));
-	return backend_stands(known);
+	if (!opens(p))
+		return 1;
+	return !(known->tcp & (TCP_FIN | TCP_RST)) && backend_stands(known);
 }
 
 /* Chooses a backend for the first packet of a connection. */
@@ -76,6 +66,8 @@ __global int inbound_to(struct packet *p)
 		return NO_SERVICE;
 	flow_key_of(p, &space->service_key);
 	space->service_key.leg = LEG_SERVICE;
+	space->asked = p->destination;
+	space->asked_port = p->destination_port;
 	to = &space->to;
 	known = bpf_map_lookup_elem(&service_flows, &space->service_key);
 	if (known && holds(p, known)) {
@@ -91,7 +83,7 @@ __global int inbound_to(struct packet *p)
 	party_find(&space->opening.party[0], &p->source);
 	if (is_forged(&space->opening.party[0]))
 		return REASON_UNKNOWN_SENDER;
-	to->place = place_of(&to->addr);
+	to->place = place_of(&to->addr, space->service.flags & SERVICE_DSR);
 	to->last = bpf_jiffies64();
 	to->tcp = p->tcp_flags;
 	return bpf_map_update_elem(&service_flows, &space->service_key, to, BPF_ANY) ? REASON_CT_INSERT_FAILED : 0;
@@ -118,8 +110,8 @@ static __always_inline int snat_stands(const struct packet *p, const struct serv
 	return 1;
 }
 
-/* Gives p this node's address and the backend's. any_port: every port above the
- * NodePorts will do. */
+/* Gives p this node's address and the backend's. any_port: p goes through the
+ * tunnel, so every port above the NodePorts will do. */
 __global int snat(struct __sk_buff *skb, struct packet *p, __u32 any_port)
 {
 	struct scratch *space = scratch();
@@ -131,6 +123,8 @@ __global int snat(struct __sk_buff *skb, struct packet *p, __u32 any_port)
 	if (!space || !p)
 		return REASON_NAT_NO_MAPPING;
 	to = &space->to;
+	if (!any_port && cfg_tunnel && p->protocol == PROTO_UDP && to->port == htons(cfg_tunnel_port))
+		return REASON_ENCAP_PROHIBITED; /* the backend would take this node for the sender */
 	masquerade_addr(p, &mapping.addr);
 	if (!snat_stands(p, to, &mapping.addr)) {
 		out.remote = to->addr;
@@ -180,8 +174,8 @@ __global int to_own_host(struct __sk_buff *skb, struct packet *p)
 	if (!p || !space || !gate)
 		return REASON_NAT_NO_MAPPING;
 	to = &space->to;
-	row.addr = p->destination;
-	row.port = p->destination_port;
+	row.addr = space->asked;
+	row.port = space->asked_port;
 	row.service = to->service;
 	row.last = to->last;
 	row.tcp = p->tcp_flags;
@@ -222,4 +216,18 @@ static __always_inline int host_has_clients(void)
 	__u32 *gate = bpf_map_lookup_elem(&host_serves, &zero);
 
 	return cfg_services && gate && *gate;
+}
+
+/* Gives p, and the answer that it is about, the addresses that the backend knows. */
+static __always_inline int error_to_backend(struct __sk_buff *skb, struct packet *p, struct scratch *space)
+{
+	const struct service_flow *to = &space->to;
+	int reason;
+
+	reason = rewrite_inner(skb, p, &space->inner, &to->addr, INNER_SOURCE(to->port));
+	if (!reason && to->place == BACKEND_ELSEWHERE && to->snat_port) {
+		masquerade_addr(p, &space->asked);
+		reason = rewrite_inner(skb, p, &space->inner, &space->asked, INNER_DESTINATION(to->snat_port));
+	}
+	return reason ? reason : rewrite(skb, p, &to->addr, p->destination_port, 1);
 }

@@ -204,6 +204,8 @@ __global int masquerade(struct __sk_buff *skb, struct packet *p)
 	reason = mapping_of(skb, p, &out, &mapping);
 	if (reason)
 		return reason == NOT_MASQUERADED ? 0 : reason;
+	if (is_tunnelled(p))
+		return REASON_ENCAP_PROHIBITED; /* a node may have the address: it would take this node for the sender */
 	return rewrite(skb, p, &mapping.addr, mapping.port, 0);
 }
 

@@ -27,10 +27,11 @@ struct {
 	__type(value, struct node);
 } nodes SEC(".maps");
 
-/* Any address of a node -> node index. Tells tunnel peers from strangers. Written by the agent. */
+/* Any address of a node -> node index. Tells tunnel peers from strangers. Written by
+ * the agent, which makes it larger when it is full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4 * NODES_MAX);
+	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct addr);
 	__type(value, __u32);

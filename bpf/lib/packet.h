@@ -104,8 +104,10 @@ enum packet_flag {
 	PACKET_RELATED = 16, /* ICMP error about a flow, which is now in the flow key */
 	PACKET_DONT_FRAGMENT = 32,
 	PACKET_REPLY = 64, /* to the initiator of its flow */
-	PACKET_FROM_PROXY = 128,
-	PACKET_TO_PROXY = 256, /* for the pod behind a mapping that the proxy uses */
+	PACKET_OPTIONS = 128, /* IPv4 options, or destination options right after the IPv6 header */
+	PACKET_FROM_PROXY = 256,
+	PACKET_TO_PROXY = 512,   /* for the pod behind a mapping that the proxy uses */
+	PACKET_FRAGMENT = 1024, /* any of them */
 };
 
 struct packet {
@@ -157,6 +159,12 @@ static __always_inline int is_link_talk(const struct packet *p)
 {
 	return p->protocol == PROTO_ICMP6 &&
 	       (p->icmp_type == ICMP6_REPORT2 || (p->icmp_type >= ICMP6_QUERY && p->icmp_type <= ICMP6_REDIRECT));
+}
+
+/* VXLAN to whoever listens there: with a node's address it could forge identities. */
+static __always_inline int is_tunnelled(const struct packet *p)
+{
+	return cfg_tunnel && p->protocol == PROTO_UDP && p->destination_port == htons(cfg_tunnel_port);
 }
 
 /* The side that asks has the identifier as its port; see struct flow_key. An
@@ -232,6 +240,7 @@ __global int parse_fragment(struct __sk_buff *skb, struct packet *p, __be32 id, 
 	key.id = id;
 	key.protocol = p->protocol;
 	key.device = skb->ifindex;
+	p->flags |= PACKET_FRAGMENT;
 	if (first) {
 		reason = parse_l4(skb, p);
 		if (reason)
@@ -266,6 +275,8 @@ static __always_inline int parse_ip4(struct __sk_buff *skb, struct packet *p)
 	addr_set4(&p->destination, ip->destination);
 	p->protocol = ip->protocol;
 	p->l4 = ETH_LEN + length;
+	if (unlikely(length != sizeof(*ip)))
+		p->flags |= PACKET_OPTIONS;
 	if (ip->fragment & htons(0x4000))
 		p->flags |= PACKET_DONT_FRAGMENT;
 	if (unlikely(ip->fragment & htons(0x3fff)))
@@ -336,6 +347,8 @@ static __always_inline int parse_ip6(struct __sk_buff *skb, struct packet *p)
 	p->l4 = ETH_LEN + sizeof(*ip);
 	if (likely(ip->next == PROTO_TCP || ip->next == PROTO_UDP || ip->next == PROTO_ICMP6))
 		return parse_l4(skb, p);
+	if (ip->next == PROTO_DSTOPTS)
+		p->flags |= PACKET_OPTIONS;
 	return parse_ip6_extensions(skb, p);
 }
 

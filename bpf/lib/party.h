@@ -80,3 +80,27 @@ __global int party_find(struct party *who, const struct addr *a)
 	who->flags = entry->flags;
 	return 0;
 }
+
+static __always_inline int is_world_identity(__u32 identity)
+{
+	return identity == IDENTITY_WORLD || identity == IDENTITY_WORLD_IPV4 || identity == IDENTITY_WORLD_IPV6;
+}
+
+/* A client outside that comes with the address of a node which balances it here:
+ * what this node knows about the world as a whole counts for it. */
+static __always_inline int become_world(const struct packet *p, struct party *from)
+{
+	struct ipcache_entry *world;
+	struct addr any = {};
+
+	if (!cfg_services)
+		return REASON_IDENTITY_MISMATCH;
+	if (!(p->flags & PACKET_IPV6))
+		addr_set4(&any, 0);
+	world = ipcache_of(&any);
+	if (!world)
+		return REASON_IDENTITY_UNKNOWN;
+	from->identity = world->identity;
+	from->peer = world->peer;
+	return 0;
+}

@@ -6,8 +6,8 @@
 
 enum policy_limit {
 	PEERS_MAX = 131072,
-	CLASS_BANK = 1024, /* classes of one inner map */
-	CLASS_BANKS = 64,
+	CLASS_BANK = 256, /* classes of one inner map */
+	CLASS_BANKS = 256,
 	SLOTS_MAX = 512,
 	GENERATIONS_MAX = 4096,
 };

@@ -43,8 +43,6 @@ static __always_inline int redirectable(const struct packet *p)
 		return 0;
 	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
 		return REASON_PROXY_UNSUPPORTED;
-	if (p->point == POINT_FROM_STACK)
-		return REASON_PROXY_FROM_STACK; /* no socket can be assigned on the way out */
 	return proxy_port(p) ? 0 : REASON_PROXY_NOT_RUNNING;
 }
 
@@ -81,38 +79,71 @@ __global int proxy_holds(struct __sk_buff *skb, const struct packet *p)
 	return own;
 }
 
-/* A connection of p's tuple is there: p is a SYN that came again, or too early. */
-static __always_inline int is_connected(struct __sk_buff *skb, const struct packet *p)
+/* A listener of the host would take p, which has the address of somebody else. */
+static __always_inline int host_listens(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
+	__u32 size = sock_tuple_of(p, &t);
 	struct bpf_sock *sock;
-	int connected;
 
-	sock = bpf_skc_lookup_tcp(skb, &t, sock_tuple_of(p, &t), BPF_F_CURRENT_NETNS, 0);
+	if (p->flags & PACKET_IPV6) {
+		__builtin_memset(t.ipv6.saddr, 0, 16);
+		t.ipv6.sport = 0;
+	} else {
+		t.ipv4.saddr = 0;
+		t.ipv4.sport = 0;
+	}
+	sock = bpf_skc_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sock)
 		return 0;
-	connected = sock->state != TCP_LISTEN;
 	bpf_sk_release(sock);
-	return connected;
+	return 1;
 }
 
-/* Gives p to the listener. Returns 0 or a drop reason. */
-__global int assign(struct __sk_buff *skb, const struct packet *p)
+enum {
+	ASSIGN = -51,
+};
+
+/* p is a SYN. Returns ASSIGN, 0 if the socket of its connection takes it, which
+ * came again or too early, or a drop reason. */
+__global int find_connection(struct __sk_buff *skb, const struct packet *p)
 {
 	struct bpf_sock_tuple t = {};
 	struct bpf_sock *sock;
-	__u32 size = sizeof(t.ipv4);
+	__u32 state;
+
+	if (!p)
+		return REASON_INVALID_PACKET;
+	sock = bpf_skc_lookup_tcp(skb, &t, sock_tuple_of(p, &t), BPF_F_CURRENT_NETNS, 0);
+	if (!sock)
+		return ASSIGN;
+	state = sock->state;
+	bpf_sk_release(sock);
+	if (state == TCP_LISTEN)
+		return ASSIGN;
+	/* The kernel makes way for a SYN if it finds a listener, and only then. */
+	return state == TCP_TIME_WAIT && host_listens(skb, p) ? REASON_SOCKET_LOOKUP : 0;
+}
+
+/* Gives p to a socket of the proxy: its listener, or the one that is connected with
+ * the sender of p. Returns 0 or a drop reason. */
+__global int assign(struct __sk_buff *skb, const struct packet *p, __u32 listener)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sock;
+	__u32 size;
 	int reason;
 
 	if (!p)
 		return REASON_INVALID_PACKET;
-	if (p->protocol == PROTO_TCP && is_connected(skb, p))
-		return 0;
-	if (p->flags & PACKET_IPV6) {
+	if (!listener) {
+		size = sock_tuple_of(p, &t);
+	} else if (p->flags & PACKET_IPV6) {
 		size = sizeof(t.ipv6);
 		t.ipv6.daddr[3] = htonl(1);
 		t.ipv6.dport = proxy_port(p);
 	} else {
+		size = sizeof(t.ipv4);
 		t.ipv4.daddr = htonl(0x7f000001);
 		t.ipv4.dport = proxy_port(p);
 	}
@@ -120,27 +151,46 @@ __global int assign(struct __sk_buff *skb, const struct packet *p)
 		sock = bpf_sk_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	else
 		sock = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	reason = listener ? REASON_PROXY_NOT_RUNNING : REASON_SOCKET_LOOKUP;
 	if (!sock)
-		return REASON_PROXY_NOT_RUNNING;
-	/* Whoever else has the port of a proxy that died gets nothing. */
-	if (sock->mark != MARK_FROM_PROXY)
-		reason = REASON_PROXY_NOT_RUNNING;
-	else
+		return reason;
+	/* Whoever else has the port gets nothing. */
+	if (sock->mark == MARK_FROM_PROXY)
 		reason = bpf_sk_assign(skb, sock, 0) ? REASON_SOCKET_ASSIGN : 0;
 	bpf_sk_release(sock);
 	return reason;
+}
+
+/* Finds the socket for p, so that no other one of the node ever gets it: what opens
+ * and every datagram is assigned, other TCP finds none but that of its tuple. */
+static __always_inline int socket_for(struct __sk_buff *skb, const struct packet *p, __u32 initiator)
+{
+	int reason;
+
+	if (p->protocol == PROTO_UDP) {
+		if (initiator && (p->flags & PACKET_FRAGMENT))
+			return REASON_FRAG_UNSUPPORTED; /* what was assigned is lost when they are joined */
+		return assign(skb, p, initiator);
+	}
+	if (p->protocol != PROTO_TCP)
+		return 0; /* an error about the proxy's own packets */
+	if (p->flags & PACKET_FRAGMENT)
+		return REASON_FRAG_UNSUPPORTED;
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return 0;
+	reason = find_connection(skb, p);
+	return reason == ASSIGN ? assign(skb, p, 1) : reason;
 }
 
 /* p, of a flow with FLOW_PROXIED, to the proxy; initiator: it was sent by the
  * side that opened. */
 __global int to_proxy(struct __sk_buff *skb, struct packet *p, __u32 initiator)
 {
-	int reason = 0;
+	int reason;
 
 	if (!p)
 		return TC_ACT_SHOT;
-	if (initiator && (p->protocol == PROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
-		reason = assign(skb, p);
+	reason = socket_for(skb, p, initiator);
 	if (reason)
 		return drop(skb, p, reason);
 	count(skb, REASON_FORWARDED, p->ingress);
@@ -156,6 +206,25 @@ static __always_inline void see_proxy(const struct __sk_buff *skb, struct packet
 {
 	if (skb->mark == MARK_FROM_PROXY)
 		p->flags |= PACKET_FROM_PROXY;
+}
+
+/* What the host itself answers the proxy: nothing becomes local on its way out, so
+ * it comes in once more by a device of our own. */
+__global int host_to_proxy(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 mac[6];
+	int i;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	for (i = 0; i < 6; i++)
+		mac[i] = cfg_host_mac[i];
+	if (bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0))
+		return drop(skb, p, REASON_WRITE_ERROR);
+	count(skb, REASON_FORWARDED, p->ingress);
+	trace(skb, p, POINT_TO_PROXY);
+	skb->mark = MARK_TO_PROXY;
+	return bpf_redirect(cfg_host_ifindex, BPF_F_INGRESS);
 }
 
 /* p may leave the stack on a row with FLOW_PROXIED. The stack resets connections

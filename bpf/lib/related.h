@@ -78,3 +78,16 @@ __global int relate(struct __sk_buff *skb, struct packet *p, struct flow_key *ke
 	p->flags |= PACKET_RELATED;
 	return 0;
 }
+
+/* The connection, translated on the wire, whose answer the ICMP error p is about;
+ * leaves that answer in `inner` of scratch. */
+static __always_inline struct service_flow *answered_flow(struct __sk_buff *skb, struct packet *p, struct scratch *space)
+{
+	struct packet *inner = packet_new(space);
+
+	if (parse_inner(skb, p, inner) || !addr_equal(&inner->source, &p->destination))
+		return NULL;
+	flow_key_of(inner, &space->service_key);
+	space->service_key.leg = LEG_SERVICE;
+	return bpf_map_lookup_elem(&service_flows, &space->service_key);
+}

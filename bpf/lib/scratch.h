@@ -26,7 +26,9 @@ struct scratch {
 	struct service service;      /* that the packet in hand is for */
 	struct service_flow to;      /* its backend */
 	struct affinity_key client;
-	struct addr asked; /* address of a node, of whose NodePort one was asked */
+	struct addr asked; /* address and port that were asked for a service */
+	__be16 asked_port;
+	__u16 pad[3];
 	struct service_flow answer;
 	struct nat_key inward;       /* row of a mapping that is to be made */
 	struct nat_entry inward_row;

@@ -6,6 +6,7 @@
  *     first, count -> service_slots -> backends     whom new connections may get
  *     maglev       -> maglev_rows   -> backends     whom a tuple gets, if not at random
  *     id           -> service_vips                  what clients asked for
+ *   service_hints[address, port, protocol] -> the same without hashing, for sockets
  *
  * What a row of `services` points at is written first; then the row changes by
  * one update. All of it is written by the agent; the tables are made larger by
@@ -47,6 +48,7 @@ enum service_flag {
 	SERVICE_SOURCE_ALLOW = 8, /* only clients with a row in source_ranges */
 	SERVICE_SOURCE_DENY = 16, /* all clients but those */
 	SERVICE_SKIPPED = 32,     /* some network namespaces reach the address untranslated: service_skips */
+	SERVICE_LOOPBACK = 64,    /* an address of the host's loopback: only sockets of the host know it */
 };
 
 enum service_kind {
@@ -113,7 +115,7 @@ struct maglev_row {
 /* Row 0 stays empty. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, struct maglev_row);
 } maglev_rows SEC(".maps");
@@ -129,10 +131,40 @@ struct service_vip {
 /* Service id -> what clients asked for, for the way back. Row 0 stays empty. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, struct service_vip);
 } service_vips SEC(".maps");
+
+/* A hint is one word: id | first << 20 | count << 44. */
+enum service_hint {
+	HINT_ROWS_BITS = 13,
+	HINT_ROWS = 1 << HINT_ROWS_BITS,
+	HINT_ID_BITS = 20,
+	HINT_FIRST_BITS = 24,
+	HINT_COUNT_BITS = 20,
+};
+
+/* Hash of an internal frontend -> the frontend and its slots, if any of its backends
+ * will do for any client. A lookup in `services` costs a socket 30 to 50 ns, most of it
+ * cache misses; this one 5. Whose hint it is stands in service_vips; a frontend whose
+ * row is another one's has none. BPF_F_MMAPABLE: the agent changes it by one store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HINT_ROWS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} service_hints SEC(".maps");
+
+/* Row of service_hints: the words of the address (as stored, read as native integers),
+ * the port << 8 (as stored) and the protocol xored, times 0x9E3779B1, top bits. */
+static __always_inline __u32 service_hint_row(const struct service_key *k)
+{
+	const __u32 *w = (const __u32 *)&k->vip;
+
+	return ((w[0] ^ w[1] ^ w[2] ^ w[3] ^ (__u32)k->port << 8 ^ k->protocol) * 0x9E3779B1u) >> (32 - HINT_ROWS_BITS);
+}
 
 struct affinity_key {
 	struct addr client; /* address, or the cookie of its network namespace in the first 8 bytes */
@@ -145,10 +177,15 @@ struct affinity {
 	__u32 last; /* connection, jiffies */
 };
 
-/* Client and service -> its backend. Written by the programs. */
+enum affinity_limit {
+	AFFINITIES = 32768, /* rows of `affinities` where a service has affinity */
+};
+
+/* Client and service -> its backend. Written by the programs. An LRU takes all its
+ * memory at once: made with its rows when the first service with affinity comes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 1024);
 	__type(key, struct affinity_key);
 	__type(value, struct affinity);
 } affinities SEC(".maps");
@@ -161,7 +198,7 @@ struct affinity_backend {
 /* Backends that a service with affinity has now. Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct affinity_backend);
 	__type(value, __u32);
@@ -182,6 +219,24 @@ struct {
 	__type(value, __u32);
 } source_ranges SEC(".maps");
 
+struct direct_backend {
+	struct addr addr;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+	__u32 service;
+};
+
+/* Backends of this node for clients that another node sends here with their own
+ * address (SERVICE_DSR). Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct direct_backend);
+	__type(value, __u32);
+} direct_backends SEC(".maps");
+
 struct service_skip {
 	struct addr vip;
 	__u64 netns; /* cookie */
@@ -193,7 +248,7 @@ struct service_skip {
 /* Pods that a redirect leaves alone: its own backends. Written by the agent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 1024);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_skip);
 	__type(value, __u32);

@@ -17,13 +17,15 @@ struct service_flow {
 	__u32 backend; /* row in `backends` */
 	__u32 last;    /* jiffies */
 	__be16 snat_port; /* this node's port towards a backend elsewhere; 0: none */
-	__u16 pad2[3];
+	__u8 told; /* the node of a direct backend knows the frontend */
+	__u8 pad2[5];
 };
 
 enum backend_place {
 	BACKEND_ELSEWHERE = 0,
 	BACKEND_POD = 1,  /* of this node */
 	BACKEND_HOST = 2, /* this node itself */
+	BACKEND_DIRECT = 3, /* elsewhere: its node answers the client itself */
 };
 
 /* Written by from_pod; expired by the agent. */

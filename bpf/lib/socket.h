@@ -22,14 +22,17 @@ struct {
 
 /* The same for TCP, where only getpeername asks. A new socket takes the row of an
  * older one whose number ends in the same bits, about SOCKET_ROWS translated
- * connections ago: that one then tells of its backend. */
+ * connections ago: that one then tells of its backend. Two rows share a cache line. */
 enum {
 	SOCKET_ROWS = 16384, /* a power of two */
 };
 
 struct socket_row {
 	__u64 cookie; /* of the socket; 0: unused */
-	struct socket_peer peer;
+	struct addr vip;
+	__be16 vip_port;
+	__u16 pad;
+	__u32 backend; /* row in backends */
 };
 
 struct {

@@ -134,7 +134,8 @@ static __always_inline int admit_hairpin(const struct packet *p, const struct fl
 }
 
 /* p goes to a client that knows only the service: a reply gets the service's
- * address, an ICMP error gets it inside. Returns 0 or a drop reason. */
+ * address, an ICMP error gets it inside. client: endpoint, 0 of none here. Returns 0 or
+ * a drop reason. */
 __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u32 client)
 {
 	struct service_vip *known = bpf_map_lookup_elem(&service_vips, &id);
@@ -154,7 +155,10 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 		reason = parse_inner(skb, p, inner);
 		if (!reason && is_any(&vip.vip))
 			reason = asked_of(p, inner, &vip);
-		return reason ? reason : rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
+		if (!reason)
+			reason = rewrite_inner(skb, p, inner, &vip.vip, INNER_DESTINATION(vip.port));
+		/* Outside the cluster nobody knows the backend. */
+		return reason || client ? reason : rewrite(skb, p, &vip.vip, p->source_port, 0);
 	}
 	reason = is_any(&vip.vip) ? asked_of(p, NULL, &vip) : 0;
 	if (!reason)
@@ -166,4 +170,23 @@ __global int untranslate(struct __sk_buff *skb, struct packet *p, __u32 id, __u3
 		return REASON_STALE_UNROUTABLE;
 	self = p->flags & PACKET_IPV6 ? ep->ip6 : ep->ip4;
 	return rewrite(skb, p, &self, p->destination_port, 1);
+}
+
+/* p is an ICMP error of a client: one about an answer of a service goes to the backend
+ * that sent it. Returns 0, also for every other error, or a drop reason. */
+__global int translate_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct scratch *space = scratch();
+	struct service_flow *known;
+	int reason;
+
+	if (!p || !space)
+		return REASON_INVALID_PACKET;
+	known = answered_flow(skb, p, space);
+	if (!known)
+		return 0;
+	space->to = *known;
+	p->service = space->to.service;
+	reason = rewrite_inner(skb, p, &space->inner, &space->to.addr, INNER_SOURCE(space->to.port));
+	return reason ? reason : rewrite(skb, p, &space->to.addr, p->destination_port, 1);
 }

@@ -44,20 +44,7 @@ func hostile(t *testing.T) []hostilePacket {
 		binary.BigEndian.PutUint16(b[12:], etherType)
 		add(what, abi.ReasonUnsupportedL3, b)
 	}
-	chain := func(headers ...byte) []byte { // each of eight bytes
-		b := six("S")
-		tail := append([]byte(nil), b[54:]...)
-		b = b[:54]
-		b[20] = headers[0]
-		for i := range headers {
-			next := byte(6)
-			if i+1 < len(headers) {
-				next = headers[i+1]
-			}
-			b = append(b, next, 0, 0, 0, 0, 0, 0, 0)
-		}
-		return append(b, tail...)
-	}
+	chain := func(headers ...byte) []byte { return withHeaders(six("S"), headers...) }
 	add("IPv6 with a hop-by-hop header twice", 0, chain(0, 0))
 	add("IPv6 with a routing header", 0, chain(43))
 	add("IPv6 with seven headers", abi.ReasonInvalidExthdr, chain(60, 60, 60, 60, 60, 60, 60))
@@ -72,6 +59,12 @@ func hostile(t *testing.T) []hostilePacket {
 	}
 	for _, f := range families {
 		add(f.name+" later fragment without its first", abi.ReasonFragFirstMissing, fragment(f.six, 9, false, 64))
+		udp := between(client, server, f.six, 4000, 53, "")
+		udp.udp = true
+		add(f.name+" UDP cut behind the ports", abi.ReasonCtTruncated, udp.bytes(t)[:map[bool]int{false: 14 + 20 + 4, true: 14 + 40 + 4}[f.six]])
+		ping := between(client, server, f.six, 0, 0, "")
+		ping.icmp, ping.icmpType = true, map[bool]uint8{false: 8, true: 128}[f.six]
+		add(f.name+" ping cut behind the checksum", abi.ReasonCtTruncated, ping.bytes(t)[:map[bool]int{false: 14 + 20 + 4, true: 14 + 40 + 4}[f.six]])
 		tiny := fragment(f.six, 0, true, 0)
 		add(f.name+" tiny first fragment, the flags in the next", abi.ReasonCtTruncated, tiny[:len(tiny)-12])
 		add(f.name+" fragment that would overwrite the flags", abi.ReasonFragFirstMissing, fragment(f.six, 1, true, 8))
@@ -85,6 +78,18 @@ func hostile(t *testing.T) []hostilePacket {
 		add(f.name+" error with half a header inside", abi.ReasonCtTruncated, e.bytes(t))
 		e.inner = nil
 		add(f.name+" error about nothing", abi.ReasonCtTruncated, e.bytes(t))
+		header := map[bool]int{false: 20, true: 40}[f.six]
+		e = icmpError(t, client.ip(f.six), about)
+		e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
+		e.inner = e.inner[:header]
+		add(f.name+" error about a packet without its ports", abi.ReasonCtTruncated, e.bytes(t))
+		part := between(server, client, f.six, 80, 40000, "A")
+		part.more, part.id, part.payload = true, 321, 8
+		e = icmpError(t, client.ip(f.six), part.bytes(t))
+		e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
+		add(f.name+" error about a first fragment of the flow", 0, e.bytes(t))
+		e.inner[map[bool]int{false: 7, true: header + 3}[f.six]] = 9 // not the first: what follows are no ports
+		add(f.name+" error about a later fragment", abi.ReasonInvalidPacket, e.bytes(t))
 		e = icmpError(t, client.ip(f.six), about)
 		e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
 		e.inner[0] = 0
@@ -102,7 +107,25 @@ func hostile(t *testing.T) []hostilePacket {
 	ask := between(client, server, true, 0, 0, "")
 	ask.icmp, ask.icmpType, ask.ttl, ask.inner = true, 135, 255, make([]byte, 8)
 	add("neighbour solicitation cut off", abi.ReasonInvalidPacket, ask.bytes(t))
+	ask.inner = ip(client.ip6)
+	add("neighbour solicitation for the own address", abi.ReasonForbiddenICMP6, ask.bytes(t))
+	ask.src, ask.inner = server.ip6, ip(routerIP6)
+	add("neighbour solicitation of somebody else", abi.ReasonInvalidSourceIP, ask.bytes(t))
 	return out
+}
+
+// withHeaders puts extension headers of eight bytes between IPv6 and TCP.
+func withHeaders(packet []byte, headers ...byte) []byte {
+	b := append([]byte(nil), packet[:54]...)
+	b[20] = headers[0]
+	for i := range headers {
+		next := packet[20]
+		if i+1 < len(headers) {
+			next = headers[i+1]
+		}
+		b = append(b, next, 0, 0, 0, 0, 0, 0, 0)
+	}
+	return append(b, packet[54:]...)
 }
 
 type hostilePacket struct {

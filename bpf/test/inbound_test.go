@@ -270,6 +270,8 @@ func TestWhatServicesRefuseClientsOutside(t *testing.T) {
 			expectDelivered(t, "not denied", try("not denied", 84, actRedirect, 0), server)
 			m.src = client.ip(f.six)
 			try("with a pod's address", 84, actShot, abi.ReasonUnknownSender)
+			put(85, abi.Service{}, remote.ip(f.six))
+			try("with a pod's address, to a backend elsewhere", 85, actShot, abi.ReasonUnknownSender)
 			m = toNodePort(f.six, "S")
 			m.dport = 22
 			b := m.bytes(t)
@@ -405,6 +407,25 @@ func TestADatagramLeavesABackendThatIsGone(t *testing.T) {
 	expectDelivered(t, "after it has gone", a.run("from_net", m.bytes(t), from{device: devUplink}), client)
 }
 
+// Not by a SYN that nobody answers, nor by a port that the client uses again.
+func TestAnOpeningPacketLeavesABackendThatIsGone(t *testing.T) {
+	a := newNodeA(t, servingA(nil))
+	m := toNodePort(false, "S")
+	first := a.first
+	a.serve(frontend{m.dst, nodePort, 6, abi.ScopeExternal, abi.Service{}, []string{server.ip4}})
+	expectDelivered(t, "SYN", a.run("from_net", m.bytes(t), from{device: devUplink}), server)
+	a.serve(frontend{m.dst, nodePort, 6, abi.ScopeExternal, abi.Service{}, []string{client.ip4}})
+	expectDelivered(t, "SYN while the backend is there", a.run("from_net", m.bytes(t), from{device: devUplink}), server)
+	a.put(abi.MapBackends, first+1, abi.Backend{Addr: mapped(server.ip4), Port: ports(8080), Protocol: 6})
+	m.flags = "A"
+	r := a.run("from_net", m.bytes(t), from{device: devUplink})
+	if d := decode(t, r.out); d.dst != server.ip4 {
+		t.Errorf("a connection that runs moves to %s", d.dst)
+	}
+	m.flags = "S"
+	expectDelivered(t, "SYN after it has gone", a.run("from_net", m.bytes(t), from{device: devUplink}), client)
+}
+
 func TestPodsReachNodePortsOfEveryNode(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -426,6 +447,20 @@ func TestPodsReachNodePortsOfEveryNode(t *testing.T) {
 			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: pick(f.six, outsideIP4, outsideIP6), sport: 4000, dport: nodePort, flags: "S"}
 			expect(t, "of nobody's address", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
 		})
+	}
+}
+
+// On the wire a loopback address is no frontend: the sockets of the host reach it.
+func TestPacketsDoNotReachFrontendsOnTheLoopback(t *testing.T) {
+	for _, f := range families {
+		a := newNodeA(t, servingA(nil))
+		m := toService(f.six, "S")
+		m.dst = pick(f.six, "127.0.0.1", "::1")
+		a.serve(frontend{m.dst, m.dport, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceHostPort, Flags: abi.ServiceLoopback}, []string{server.ip(f.six)}})
+		r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+		if d := decode(t, r.out); d.dst != m.dst || r.verdict == actRedirect {
+			t.Errorf("%s: verdict %d, to %s", f.name, r.verdict, d.dst)
+		}
 	}
 }
 

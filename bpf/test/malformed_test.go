@@ -4,6 +4,7 @@ package test
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -24,6 +25,11 @@ func TestFragmentsFollowTheirFirst(t *testing.T) {
 			expect(t, "before the first", a.run("from_pod", later.bytes(t), from{device: devPod1}), actShot, abi.ReasonFragFirstMissing)
 			expectDelivered(t, "first", a.run("from_pod", first.bytes(t), from{device: devPod1}), server)
 			expectDelivered(t, "later", a.run("from_pod", later.bytes(t), from{device: devPod1}), server)
+			if f.six {
+				b := later.bytes(t)
+				b[14+40], b[14+48], b[14+49] = 60, 17, 0 // options, and data that would be their header
+				expect(t, "later one whose data looks like headers", a.run("from_pod", b, from{device: devPod1}), actShot, abi.ReasonFragFirstMissing)
+			}
 			forged := first
 			forged.id, forged.srcMAC, forged.dstMAC = 98, server.mac, server.nodeMAC
 			expect(t, "first one that another pod forges", a.run("from_pod", forged.bytes(t), from{device: devPod2}), actShot, abi.ReasonInvalidSourceIP)
@@ -101,17 +107,10 @@ func TestTruncatedPacketsAreDropped(t *testing.T) {
 	m = between(client, server, false, 4000, 80, "S").bytes(t)
 	m[12], m[13] = 0x88, 0xcc
 	expect(t, "LLDP", a.run("from_pod", m, from{device: devPod1}), actShot, abi.ReasonUnsupportedL3)
-	six := between(client, server, true, 4000, 80, "S")
-	six.src = "::ffff:" + client.ip4
-	expect(t, "mapped address on the wire", a.run("from_pod", mappedOnTheWire(t), from{device: devPod1}), actShot, abi.ReasonInvalidPacket)
-}
-
-// mappedOnTheWire is an IPv6 packet whose source is the client's IPv4 address, mapped.
-func mappedOnTheWire(t *testing.T) []byte {
-	b := between(client, server, true, 4000, 80, "S").bytes(t)
-	a := mapped(client.ip4)
-	copy(b[14+8:], a.B[:])
-	return b
+	six := between(client, server, true, 4000, 80, "S").bytes(t)
+	own, other := mapped(client.ip4), mapped(server.ip4)
+	expect(t, "mapped address on the wire", a.run("from_pod", slices.Concat(six[:22], own.B[:], other.B[:], six[54:]), from{device: devPod1}), actShot, abi.ReasonInvalidPacket)
+	expect(t, "mapped destination on the wire", a.run("from_pod", slices.Concat(six[:38], other.B[:], six[54:]), from{device: devPod1}), actShot, abi.ReasonInvalidPacket)
 }
 
 // FuzzPackets sends random bytes into every program: each one ends with a
@@ -126,16 +125,10 @@ func FuzzPackets(f *testing.F) {
 	for _, p := range programs {
 		a.prog(p)
 	}
-	for _, fam := range families {
-		m := between(client, server, fam.six, 4000, 80, "S")
-		f.Add(m.bytes(f))
-		m.options, m.extensions = true, 3
-		f.Add(m.bytes(f))
-		m.udp, m.more, m.fragment = true, true, 0
-		f.Add(m.bytes(f))
-		m.fragment = 7
-		f.Add(m.bytes(f))
-		f.Add(icmpError(f, server.ip(fam.six), between(client, server, fam.six, 4000, 80, "S").bytes(f)).bytes(f))
+	for _, hook := range hooks {
+		for _, b := range originals(f, hook.from, hook.to) {
+			f.Add(b)
+		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a.TB = t

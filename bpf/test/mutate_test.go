@@ -46,16 +46,35 @@ func originals(t testing.TB, a, b pod) [][]byte {
 		ping := between(a, b, f.six, 0, 0, "")
 		ping.icmp, ping.icmpType, ping.icmpID = true, map[bool]uint8{false: 8, true: 128}[f.six], 77
 		out = append(out, ping.bytes(t))
-		about := between(b, a, f.six, 80, 40000, "A").bytes(t)
-		e := icmpError(t, a.ip(f.six), about)
-		e.srcMAC, e.dstMAC = a.mac, a.nodeMAC
-		out = append(out, e.bytes(t))
+		for _, about := range quoted(a, b, f.six) {
+			e := icmpError(t, a.ip(f.six), about.bytes(t))
+			e.srcMAC, e.dstMAC = a.mac, a.nodeMAC
+			out = append(out, e.bytes(t))
+		}
+		vxlan := udp
+		vxlan.dport, vxlan.payload = 8472, 0
+		vxlan.inner = append([]byte{8, 0, 0, 0, 0, 3, 0xe9, 0}, between(b, a, f.six, 80, 4000, "S").bytes(t)...)
+		out = append(out, vxlan.bytes(t))
 	}
+	six := between(a, b, true, 4000, 80, "S").bytes(t)
+	out = append(out, withHeaders(six, 0, 60, 43), withHeaders(six, 51), withHeaders(six, 44, 60))
 	ask := between(a, b, true, 0, 0, "")
 	ask.icmp, ask.icmpType, ask.ttl, ask.inner = true, 135, 255, make([]byte, 24)
 	tell := ask
 	tell.icmpType = 136
 	return append(out, ask.bytes(t), tell.bytes(t), arpFrom(a, 1, routerIP4))
+}
+
+// quoted are packets that b sent to a, for errors about them: the flow of a trial,
+// and one each that is read in another way.
+func quoted(a, b pod, six bool) []message {
+	plain := between(b, a, six, 80, 40000, "A")
+	echo, first, later, long := plain, plain, plain, plain
+	echo.icmp, echo.icmpType, echo.icmpID = true, map[bool]uint8{false: 0, true: 129}[six], 77
+	first.more, first.id, first.payload = true, 99, 64
+	later.fragment, later.id, later.payload = 9, 99, 64
+	long.options, long.extensions = true, 1
+	return []message{plain, echo, first, later, long}
 }
 
 // arpFrom is ARP of a pod: operation 1 asks, 2 tells.

@@ -86,6 +86,9 @@ func TestTunnelForgeriesAreDropped(t *testing.T) {
 			{"identity of the host", remote.ip(f.six), hostBIP4, 1, abi.ReasonIdentityMismatch},
 			{"identity 0", remote.ip(f.six), hostBIP4, 0, abi.ReasonInvalidIdentity},
 			{"identity 0 of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 0, abi.ReasonInvalidIdentity},
+			{"identity of one node only", remote.ip(f.six), hostBIP4, 1 << 24, abi.ReasonInvalidIdentity},
+			{"identity of a pod with the address of its node", pick(f.six, hostBIP4, hostBIP6), hostBIP4, remote.identity, abi.ReasonIdentityMismatch},
+			{"identity of the world with the address of its node", pick(f.six, hostBIP4, hostBIP6), hostBIP4, abi.IdentityWorld, abi.ReasonIdentityMismatch},
 			{"reserved identity of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 4, abi.ReasonUnknownSender},
 			{"unknown identity of an unknown address", pick(f.six, "10.0.2.9", "fd00:2::9"), hostBIP4, 4711, abi.ReasonIdentityUnknown},
 			{"inner source of this node's pod", server.ip(f.six), hostBIP4, server.identity, abi.ReasonUnknownSender},
@@ -98,8 +101,12 @@ func TestTunnelForgeriesAreDropped(t *testing.T) {
 				m := between(remote, client, f.six, 4000, 80, "S")
 				expectDelivered(t, "honest", a.run("from_overlay", m.bytes(t), good), client)
 				m.src, m.sport = c.src, 4001
-				r := a.run("from_overlay", m.bytes(t), from{device: devOverlay, outer: c.outer, vni: c.vni})
-				expect(t, c.what, r, actShot, c.reason)
+				in := from{device: devOverlay, outer: c.outer, vni: c.vni}
+				expect(t, c.what, a.run("from_overlay", m.bytes(t), in), actShot, c.reason)
+				open := client
+				open.egress, open.ingr = abi.SlotOpen, abi.SlotOpen
+				a.addPod(open)
+				expect(t, c.what+": to a pod without policies", a.run("from_overlay", m.bytes(t), in), actShot, c.reason)
 			})
 		}
 	}
@@ -143,6 +150,47 @@ func TestPodsMayNotSpeakVXLANToNodes(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A node may have addresses that the cluster does not know. With this node's
+// address as the source, a pod's VXLAN to one would be this node's.
+func TestVXLANOfPodsLeavesWithNoNodesAddress(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, masquerading())
+			m := toOutside(f.six)
+			m.udp, m.dport = true, 8472
+			expect(t, "from_pod", a.run("from_pod", m.bytes(t), from{device: devPod1}), actOK, 0)
+			expect(t, "to_net", a.run("to_net", m.bytes(t), from{device: devUplink}), actShot, abi.ReasonEncapProhibited)
+			first, later := m, m
+			first.more, first.id, first.payload = true, 99, 64
+			later.fragment, later.id, later.payload = 9, 99, 64
+			expect(t, "first fragment", a.run("to_net", first.bytes(t), from{device: devUplink}), actShot, abi.ReasonEncapProhibited)
+			expect(t, "later fragment", a.run("to_net", later.bytes(t), from{device: devUplink}), actShot, abi.ReasonEncapProhibited)
+			m.dport++
+			expect(t, "another port", a.run("to_net", m.bytes(t), from{device: devUplink}), actOK, 0)
+		})
+	}
+}
+
+// A service may have a node's tunnel as its backend: what clients outside send to
+// it does not come there as this node's own.
+func TestVXLANOfClientsOutsideIsNotForwardedAsANodes(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, servingA(config{abi.ConfigTunnelPort: uint16(8080)})) // the port of backends here
+			m := toNodePort(f.six, "")
+			m.udp = true
+			for what, backend := range map[string]string{"another node": pick(f.six, hostBIP4, hostBIP6), "the world": pick(f.six, "203.0.113.10", "2001:db8::10")} {
+				m.sport++
+				a.serve(frontend{m.dst, nodePort, 17, abi.ScopeExternal, abi.Service{}, []string{backend}})
+				expect(t, what, a.run("from_net", m.bytes(t), from{device: devUplink, route: devUplink}), actShot, abi.ReasonEncapProhibited)
+			}
+			m.sport++
+			a.serve(frontend{m.dst, nodePort, 17, abi.ScopeExternal, abi.Service{}, []string{remote.ip(f.six)}})
+			expect(t, "a pod of another node, whose matter it is", a.run("from_net", m.bytes(t), from{device: devUplink}), actRedirect, 0)
+		})
 	}
 }
 

@@ -113,6 +113,11 @@ func TestSourcesAreChecked(t *testing.T) {
 			m.srcMAC[5]++
 			expect(t, "MAC", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceMAC)
 			m.srcMAC[5]--
+			for i := range m.srcMAC {
+				m.srcMAC[i] ^= 4
+				expect(t, fmt.Sprint("MAC, byte ", i), a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceMAC)
+				m.srcMAC[i] ^= 4
+			}
 			expectDelivered(t, "right", a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
 			m.srcMAC[5]++
 			expect(t, "MAC within a flow", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonInvalidSourceMAC)
@@ -268,6 +273,8 @@ func TestTalkOfTheLinkEndsThere(t *testing.T) {
 		m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: server.ip6, icmp: true, icmpType: typ, inner: make([]byte, 16)}
 		expect(t, what, a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
 		expect(t, what+" to a pod", a.run("to_pod", m.bytes(t), from{device: devPod2}), actShot, abi.ReasonForbiddenICMP6)
+		m.dst, m.ttl = "ff02::1", 255
+		expect(t, what+" to the host", a.run("from_pod", m.bytes(t), from{device: devPod1}), actShot, abi.ReasonForbiddenICMP6)
 	}
 	a.setCells(peerWorld, abi.SetDeny)
 	m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip6, dst: "fe80::aa", icmp: true, icmpType: 136, ttl: 255, inner: make([]byte, 16)}

@@ -69,6 +69,19 @@ func TestServicesAreTranslatedOnTheWireBothWays(t *testing.T) {
 				if d := innerOf(t, r.out); d.dst != m.dst || d.dport != 80 {
 					t.Errorf("error about %s:%d", d.dst, d.dport)
 				}
+				answer := m.reply("A")
+				e = icmpError(t, client.ip(f.six), answer.bytes(t))
+				e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
+				r = a.run("from_pod", e.bytes(t), from{device: devPod1})
+				expectDelivered(t, "error about the answer", r, server)
+				checkSums(t, r.out)
+				if d := innerOf(t, r.out); d.src != server.ip(f.six) || m.udp && d.sport != 8080 || d.dst != client.ip(f.six) {
+					t.Errorf("error about %s:%d to %s", d.src, d.sport, d.dst)
+				}
+				answer.sport = 81
+				e = icmpError(t, client.ip(f.six), answer.bytes(t))
+				e.srcMAC, e.dstMAC = client.mac, client.nodeMAC
+				expect(t, "error about nothing", a.run("from_pod", e.bytes(t), from{device: devPod1}), actShot, abi.ReasonPolicyDenied)
 			})
 		}
 	}

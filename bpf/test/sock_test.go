@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +53,8 @@ func TestSocketsReachServices(t *testing.T) {
 		t.Run("NodePort", talkNodePort)
 		t.Run("affinity", talkAffinity)
 		t.Run("redirect", talkRedirect)
+		t.Run("loopback", talkLoopback)
+		t.Run("hint", talkHint)
 		return
 	}
 	dir := filepath.Join(cgroupRoot(t), fmt.Sprintf("st-bpf-test-%d", os.Getpid()))
@@ -92,6 +95,20 @@ func TestSocketsReachServices(t *testing.T) {
 	n.serve(frontend{"127.0.0.9", 80, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceSkipped}, []string{"127.0.0.1"}})
 	n.put(abi.MapServiceSkips, abi.ServiceSkip{VIP: mapped("127.0.0.9"), Netns: cookie, Port: ports(80), Protocol: 6}, uint32(1))
 	n.serve(frontend{"127.0.0.8", 80, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceSkipped}, []string{"127.0.0.1"}})
+	n.serve(frontend{"127.0.0.7", 80, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceHostPort, Flags: abi.ServiceLoopback}, []string{"127.0.0.1"}})
+	// A frontend that only its hint knows; its hint in another one's place is not taken for that one's.
+	hinted := n.serve(frontend{"10.96.0.30", 80, 6, abi.ScopeInternal, abi.Service{}, []string{"127.0.0.1"}})
+	key := abi.ServiceKey{VIP: mapped("10.96.0.30"), Port: ports(80), Protocol: 6}
+	var row abi.Service
+	if err := n.maps[abi.MapServices].Lookup(key, &row); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.maps[abi.MapServices].Delete(key); err != nil {
+		t.Fatal(err)
+	}
+	hint, _ := abi.Hint(hinted, row.First, row.Count)
+	n.put(abi.MapServiceHints, abi.HintRow(key), hint)
+	n.put(abi.MapServiceHints, abi.HintRow(abi.ServiceKey{VIP: mapped(vip4), Port: ports(80), Protocol: 6}), hint)
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -326,5 +343,68 @@ func talkRedirect(t *testing.T) {
 	}
 	if got, err := hear("127.0.0.8:80"); err != nil || got != "127.0.0.1:8080" {
 		t.Errorf("a namespace that it does not skip: %q, %v", got, err)
+	}
+}
+
+// A service on a loopback address is the host's: in a pod that address is the pod.
+func talkLoopback(t *testing.T) {
+	greet(t, "127.0.0.1:8080")
+	for _, source := range []net.Addr{nil, &net.TCPAddr{IP: ip("127.0.0.3")}} {
+		d := net.Dialer{LocalAddr: source}
+		c, err := d.Dial("tcp", "127.0.0.7:80")
+		if err != nil {
+			t.Errorf("from %v: %v", source, err)
+			continue
+		}
+		if b, err := io.ReadAll(c); string(b) != "127.0.0.1:8080" {
+			t.Errorf("from %v: reached %q, %v", source, b, err)
+		}
+		c.Close()
+	}
+	inNetworkOfAPod(t, func() {
+		if got, err := hear("127.0.0.7:80"); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("in a pod: reached %q, %v", got, err)
+		}
+	})
+}
+
+// inNetworkOfAPod calls f in a network namespace of its own with the loopback
+// up, where somebody serves what the host's frontends lead to.
+func inNetworkOfAPod(t *testing.T, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the thread ends with the goroutine, and its namespace too
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		greet(t, "127.0.0.1:8080")
+		f()
+	}()
+	<-done
+}
+
+func talkHint(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", "10.96.0.30:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.RemoteAddr().String(); got != "10.96.0.30:80" {
+		t.Errorf("getpeername says %s", got)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:generate go run -C ../../tools ./crdgen .. ./api/cilium/v2 2.1.0 deploy/crds deploy/chart/crds
+//go:generate go run -C ../../tools ./crdgen .. ./api/cilium/v2 2.2.0 deploy/crds deploy/chart/crds
 
 // Package crds embeds the generated CustomResourceDefinitions.
 package crds
@@ -13,7 +13,7 @@ import (
 // SchemaVersion is the value of SchemaVersionLabel on every definition. It
 // grows with every change of a schema, here and in the line above; the operator
 // replaces older ones.
-const SchemaVersion = "2.1.0"
+const SchemaVersion = "2.2.0"
 
 // SchemaVersionLabel carries the version of the schema of a definition.
 const SchemaVersionLabel = "io.cilium.k8s.crd.schema.version"

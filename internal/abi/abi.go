@@ -30,3 +30,20 @@ func PeerShard(a Addr) uint32 {
 	}
 	return x * 0x9E3779B1 >> 20
 }
+
+// HintRow returns the row of a frontend in service_hints, as service_hint_row of bpf/lib/service.h.
+func HintRow(k ServiceKey) uint32 {
+	x := uint32(k.Port)<<8 ^ uint32(k.Protocol)
+	for i := 0; i < len(k.VIP.B); i += 4 {
+		x ^= binary.NativeEndian.Uint32(k.VIP.B[i:])
+	}
+	return x * 0x9E3779B1 >> (32 - HintRowsBits)
+}
+
+// Hint is the word of service_hints for a frontend and its slots; false: they do not fit.
+func Hint(id, first, count uint32) (uint64, bool) {
+	if id >= 1<<HintIDBits || first >= 1<<HintFirstBits || count >= 1<<HintCountBits {
+		return 0, false
+	}
+	return uint64(id) | uint64(first)<<HintIDBits | uint64(count)<<(HintIDBits+HintFirstBits), true
+}

@@ -129,8 +129,8 @@ const (
 // enum policy_limit.
 const (
 	PeersMax       = 131072
-	ClassBank      = 1024
-	ClassBanks     = 64
+	ClassBank      = 256
+	ClassBanks     = 256
 	SlotsMax       = 512
 	GenerationsMax = 4096
 )
@@ -202,6 +202,7 @@ const (
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
 	ReasonNotInSourceRange     = 177
+	ReasonSocketLookup         = 178
 	ReasonSocketAssign         = 179
 	ReasonProxyUnsupported     = 180
 	ReasonPolicyDeniedExplicit = 181
@@ -212,10 +213,11 @@ const (
 	ReasonFlowsFull            = 210
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
-	ReasonProxyNotRunning      = 213
-	ReasonProxyFromStack       = 214
-	ReasonNotFromProxy         = 215
-	ReasonNotOfProxy           = 216
+	ReasonUnknownFrontend      = 213
+	ReasonProxyNotRunning      = 214
+	ReasonProxyFromStack       = 215
+	ReasonNotFromProxy         = 216
+	ReasonNotOfProxy           = 217
 )
 
 // enum service_scope.
@@ -232,6 +234,7 @@ const (
 	ServiceSourceAllow = 8
 	ServiceSourceDeny  = 16
 	ServiceSkipped     = 32
+	ServiceLoopback    = 64
 )
 
 // enum service_kind.
@@ -250,9 +253,23 @@ const (
 	BackendTerminating = 2
 )
 
+// enum affinity_limit.
+const (
+	Affinities = 32768
+)
+
 // enum maglev_limit.
 const (
 	MaglevWidth = 16
+)
+
+// enum service_hint.
+const (
+	HintRowsBits  = 13
+	HintRows      = 8192
+	HintIDBits    = 20
+	HintFirstBits = 24
+	HintCountBits = 20
 )
 
 // Names of the maps, as in the objects and in bpffs.
@@ -261,6 +278,7 @@ const (
 	MapAffinityBackends = "affinity_backends"
 	MapBackends         = "backends"
 	MapClasses          = "classes"
+	MapDirectBackends   = "direct_backends"
 	MapEndpointAddrs    = "endpoint_addrs"
 	MapEndpoints        = "endpoints"
 	MapEventSequence    = "event_sequence"
@@ -278,6 +296,7 @@ const (
 	MapPolicyGens       = "policy_gens"
 	MapProxyPorts       = "proxy_ports"
 	MapServiceFlows     = "service_flows"
+	MapServiceHints     = "service_hints"
 	MapServiceSkips     = "service_skips"
 	MapServiceSlots     = "service_slots"
 	MapServiceVIPs      = "service_vips"
@@ -294,6 +313,7 @@ const (
 	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostMAC         = "cfg_host_mac"
 	ConfigHostNetns       = "cfg_host_netns"
 	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"

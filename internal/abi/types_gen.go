@@ -309,6 +309,16 @@ type ServiceSkip struct {
 	Pad      [5]uint8
 }
 
+// DirectBackend is struct direct_backend, 24 bytes.
+type DirectBackend struct {
+	_        structs.HostLayout
+	Addr     Addr
+	Port     uint16
+	Protocol uint8
+	Pad      uint8
+	Service  uint32
+}
+
 // ServiceFlow is struct service_flow, 40 bytes.
 type ServiceFlow struct {
 	_        structs.HostLayout
@@ -320,7 +330,8 @@ type ServiceFlow struct {
 	Backend  uint32
 	Last     uint32
 	SnatPort uint16
-	Pad2     [3]uint16
+	Told     uint8
+	Pad2     [5]uint8
 }
 
 // SocketPeer is struct socket_peer, 40 bytes.

@@ -184,12 +184,14 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 		enforce.rules = &l7Rules{log: a.log, writer: a.own.l7rules, server: a.proxies}
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
-	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, checks: a.checks, dp: a.dp}
+	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, problems: a.own.problems, checks: a.checks, dp: a.dp}
+	warn := &warner{log: a.log, tables: a.tables, cluster: a.world.cluster}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
 	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
 	g.Go(func() error { return enforce.Run(ctx) })
 	g.Go(func() error { return identify.Run(ctx) })
 	g.Go(func() error { return balance.Run(ctx) })
+	g.Go(func() error { return warn.Run(ctx) })
 	if a.opts.Service.AllKinds {
 		ports := &healthCheckPorts{log: a.log, tables: a.tables}
 		g.Go(func() error { return ports.Run(ctx) })

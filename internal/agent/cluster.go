@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
@@ -27,6 +28,7 @@ type kubeCluster struct {
 	node   string
 	// clusterPolicies: ClusterNetworkPolicies are carried out.
 	clusterPolicies bool
+	redirects       bool         // CiliumLocalRedirectPolicies are
 	uid             atomic.Value // string: of the Node object, once it was read
 }
 
@@ -36,7 +38,7 @@ func newKubeCluster(o Options, m *metrics) (*kubeCluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies}, nil
+	return &kubeCluster{client: client, node: o.NodeName, clusterPolicies: o.ClusterPolicies, redirects: o.Service.Redirects}, nil
 }
 
 func (c *kubeCluster) Tell(ctx context.Context, n Notice) error {
@@ -55,6 +57,14 @@ func (c *kubeCluster) Tell(ctx context.Context, n Notice) error {
 	})
 }
 
+func (c *kubeCluster) Warn(ctx context.Context, w Warning) error {
+	about := corev1.ObjectReference{APIVersion: "v1", Kind: w.Kind, Namespace: w.Namespace, Name: w.Name, UID: types.UID(w.UID)}
+	if w.Kind == k8s.LocalRedirectPolicies.Name() {
+		about.APIVersion = ciliumv2.Group + "/" + ciliumv2.Version
+	}
+	return c.client.Warn(ctx, about, "stentor-agent", w.Reason, w.Message)
+}
+
 func (c *kubeCluster) Host() string { return c.client.Host() }
 
 func (c *kubeCluster) Version(ctx context.Context) (string, error) { return c.client.Version(ctx) }
@@ -70,6 +80,11 @@ func (c *kubeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	g.Go(func() error { return k8s.ReflectGroups(ctx, c.client, raw.Groups) })
 	g.Go(func() error { return k8s.ReflectServices(ctx, c.client, raw.Services) })
 	g.Go(func() error { return k8s.ReflectSlices(ctx, c.client, raw.Slices) })
+	if c.redirects {
+		g.Go(func() error { return k8s.ReflectRedirects(ctx, c.client, raw.Redirects) })
+	} else {
+		raw.Redirects.MarkSynced()
+	}
 	g.Go(func() error { return k8s.ReflectEndpoints(ctx, c.client, raw.Remotes) })
 	return g.Wait()
 }

@@ -50,6 +50,7 @@ type fakeCluster struct {
 	noCreate bool // identities are stored, but the watch does not show them
 	marked   bool
 	notices  []Notice
+	warnings []Warning
 }
 
 func newFakeCluster() *fakeCluster {
@@ -80,6 +81,7 @@ func (c *fakeCluster) Reflect(ctx context.Context, raw RawWriters) error {
 	raw.Groups.MarkSynced()
 	raw.Services.MarkSynced()
 	raw.Slices.MarkSynced()
+	raw.Redirects.MarkSynced()
 	raw.Remotes.MarkSynced()
 	close(c.started)
 	<-ctx.Done()
@@ -195,6 +197,13 @@ func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.notices = append(c.notices, n)
+	return c.down
+}
+
+func (c *fakeCluster) Warn(_ context.Context, w Warning) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.warnings = append(c.warnings, w)
 	return c.down
 }
 
@@ -376,6 +385,8 @@ func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.Fr
 	k.frontends = append(k.frontends, put...)
 	return nil
 }
+
+func (k *fakeKernel) NetNSCookie(path string) (uint64, error) { return uint64(len(path)), nil }
 
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {

@@ -61,6 +61,8 @@ type Cluster interface {
 	// Tell makes an event on this node's object, or brings the one of the same
 	// reason and beginning up to date.
 	Tell(ctx context.Context, n Notice) error
+	// Warn makes an event on an object.
+	Warn(ctx context.Context, w Warning) error
 	// Version asks the server for its version, the cheapest call there is.
 	Version(ctx context.Context) (string, error)
 	// Host is the server's address.
@@ -86,6 +88,7 @@ type Datapath interface {
 	NodeRows() ([]NodeRow, error)
 	SetFrontends(list []service.Frontend) error
 	ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error
+	NetNSCookie(path string) (uint64, error)
 
 	Events(ctx context.Context, fn func(Event)) error
 	Dump(name string) (headings []string, rows [][]string, err error)

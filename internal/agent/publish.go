@@ -39,7 +39,11 @@ type origin struct {
 	endpoint, nodes, pod uint64
 }
 
-const publishRetry = time.Second
+// Pace of the publisher.
+const (
+	publishEvery = 10 * time.Millisecond // changes that come closer are taken together
+	publishRetry = time.Second
+)
 
 func (p *publisher) Run(ctx context.Context) error {
 	p.stored, p.seen, p.from = map[string]*ciliumv2.CiliumEndpoint{}, map[string]bool{}, map[string]origin{}
@@ -59,6 +63,9 @@ func (p *publisher) Run(ctx context.Context) error {
 			continue
 		}
 		p.checks.ok("ciliumendpoints", "")
+		if err := pause(ctx, publishEvery); err != nil {
+			return err
+		}
 		if err := waitAny(ctx, seen...); err != nil {
 			return err
 		}

@@ -28,17 +28,23 @@ func (m *endpoints) realize(subjects []endpoint.Endpoint, out policy.Outcome) (c
 	}
 	m.writer.Update(func(tx *table.Tx[endpoint.Endpoint]) {
 		for _, e := range subjects {
-			row, ok := tx.Get(fmt.Sprint(e.ID))
 			o, judged := out.Endpoints[e.ID]
-			if !ok || !judged || row.Incarnation != e.Incarnation {
+			if !judged {
+				continue
+			}
+			// Nobody else writes these fields: what the subject shows is what the row has.
+			egress := endpoint.Enforcement{Enforcing: o.EnforcingEgress, Slot: o.Row.Egress}
+			ingress := endpoint.Enforcement{Enforcing: o.EnforcingIngress, Slot: o.Row.Ingress}
+			if !waits(e.State) && e.Error == failed[e.ID] && e.PolicyRevision == out.Revision && e.Egress == egress && e.Ingress == ingress {
+				continue
+			}
+			row, ok := tx.Get(fmt.Sprint(e.ID))
+			if !ok || row.Incarnation != e.Incarnation {
 				continue
 			}
 			next := row
-			next.Error = failed[e.ID]
-			next.PolicyRevision = out.Revision
-			next.Egress = endpoint.Enforcement{Enforcing: o.EnforcingEgress, Slot: o.Row.Egress}
-			next.Ingress = endpoint.Enforcement{Enforcing: o.EnforcingIngress, Slot: o.Row.Ingress}
-			if waits(row.State) && next.Error == "" {
+			next.Error, next.PolicyRevision, next.Egress, next.Ingress = failed[e.ID], out.Revision, egress, ingress
+			if waits(next.State) && next.Error == "" {
 				next.State = endpoint.StateReady
 			}
 			if next.State != row.State || next.Error != row.Error || next.PolicyRevision != row.PolicyRevision ||

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/node"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 func (a *Agent) nodeElements() []rest.NodeElement {
@@ -87,8 +88,22 @@ func (a *Agent) nodeIDs() (any, error) {
 	return out, nil
 }
 
+// problemsOf are those of the object that a frontend follows from.
+func (a *Agent) problemsOf(f service.Frontend) []string {
+	owner := f.Service
+	switch {
+	case f.Redirect != "":
+		owner = redirectOwner + f.Redirect
+	case f.Kind == service.HostPort:
+		owner = podOwner + f.Service
+	}
+	p, _ := a.tables.problems.Get(owner)
+	return p.Texts
+}
+
 func (a *Agent) serviceList() []rest.Service {
 	out := []rest.Service{}
+	shown := map[string]bool{}
 	for _, f := range a.tables.frontends.Snapshot().All() {
 		if f.Rest() {
 			continue
@@ -102,7 +117,15 @@ func (a *Agent) serviceList() []rest.Service {
 		for _, b := range f.Backends {
 			spec.BackendAddresses = append(spec.BackendAddresses, rest.BackendAddress{IP: b.Addr.String(), Port: b.Port, State: string(b.State), NodeName: b.Node, Weight: b.Weight})
 		}
-		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec, Why: f.Why}})
+		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec, Why: f.Why, Problems: a.problemsOf(f)}})
+		shown[f.Service] = true
+	}
+	for _, p := range a.tables.problems.Snapshot().All() {
+		if name := p.Namespace + "/" + p.Name; p.Kind == "CiliumLocalRedirectPolicy" || shown[name] {
+			continue
+		}
+		spec := &rest.ServiceSpec{Flags: &rest.ServiceFlags{Name: p.Name, Namespace: p.Namespace}}
+		out = append(out, rest.Service{Spec: spec, Status: &rest.ServiceStatus{Realized: spec, Why: "nothing of it is served here", Problems: p.Texts}})
 	}
 	return out
 }

@@ -27,6 +27,9 @@ func Run(ctx context.Context, log *slog.Logger, o Options) error {
 		return fmt.Errorf("reach the API server: %w", err)
 	}
 	log.Info("agent starts", "version", o.Version, "node", o.NodeName, "apiServer", cluster.Host())
+	if o.Service.Mode != "snat" && o.Routing == RoutingTunnel {
+		log.Warn("direct return needs routing-mode native: connections from outside reach backends of other nodes with this node's address (snat)", "bpf-lb-mode", o.Service.Mode)
+	}
 	return newAgent(log, o, world{
 		cluster: cluster, metrics: m,
 		startDatapath: func(ctx context.Context, p place) (Datapath, error) {

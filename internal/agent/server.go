@@ -80,6 +80,7 @@ func (s *server) handler() http.Handler {
 	handle("POST "+rest.PathPolicyTrace, a.policyTrace)
 	handle("POST "+rest.PathPolicyWhy, a.policyWhy)
 	handle("GET "+rest.PathService, func(*http.Request) (any, error) { return a.serviceList(), nil })
+	handle("GET "+rest.PathLRP, func(*http.Request) (any, error) { return a.redirectList(), nil })
 	handle("GET "+rest.PathConfig, func(*http.Request) (any, error) { return a.config(), nil })
 	handle("PATCH "+rest.PathConfig, a.patchConfig)
 	handle("GET "+rest.PathMap, func(*http.Request) (any, error) { return a.mapList() })

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ type ServiceOptions struct {
 	AllKinds          bool // kube-proxy-replacement
 	HostSocketsOnly   bool
 	BindProtection    bool
+	ReservePorts      bool
 	Algorithm         string // random, maglev
 	MaglevSize        int
 	MaglevSeed        string
@@ -27,7 +29,13 @@ type ServiceOptions struct {
 	NoBackend         string // reject, drop
 	Topology          bool
 	ProxyName         string
+	Redirects         bool   // carry out CiliumLocalRedirectPolicies
+	CloseSockets      bool   // close connected UDP sockets of pods whose backend is gone; those of the host are in any case
+	CloseTCP          bool   // and TCP sockets
+	HealthzAddr       string // host:port of kube-proxy's healthz; empty: nowhere
 
+	redirectText   []string
+	redirectRanges []netip.Prefix
 	nodePortText   []string
 	nodePortRanges []netip.Prefix
 	portRangeText  string
@@ -47,6 +55,19 @@ func (o *ServiceOptions) parse() error {
 			return fmt.Errorf("nodeport-addresses: %q is not a prefix such as 192.0.2.0/24", text)
 		}
 		o.nodePortRanges = append(o.nodePortRanges, p.Masked())
+	}
+	o.redirectRanges = nil
+	for _, text := range o.redirectText {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("lrp-address-matcher-cidrs: %q is not a prefix such as 169.254.0.0/16", text)
+		}
+		o.redirectRanges = append(o.redirectRanges, p.Masked())
+	}
+	if o.HealthzAddr != "" {
+		if _, _, err := net.SplitHostPort(o.HealthzAddr); err != nil {
+			return fmt.Errorf("kube-proxy-replacement-healthz-bind-address: %q is not an address such as 0.0.0.0:10256", o.HealthzAddr)
+		}
 	}
 	first, last, _ := strings.Cut(o.portRangeText, ",")
 	low, err := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
@@ -69,7 +90,8 @@ func (o *ServiceOptions) parse() error {
 func (o *ServiceOptions) datapath(sockets bool) datapath.Services {
 	return datapath.Services{
 		AllKinds: o.AllKinds, HostOnly: o.AllKinds && (o.HostSocketsOnly || !sockets), BindProtection: o.BindProtection,
-		Silent: o.NoBackend == "drop", PortMin: o.portMin, PortMax: o.portMax, MaglevSeed: service.MaglevSeed(o.MaglevSeed),
+		ReservePorts: o.ReservePorts,
+		Silent:       o.NoBackend == "drop", PortMin: o.portMin, PortMax: o.portMax, MaglevSeed: service.MaglevSeed(o.MaglevSeed),
 	}
 }
 

@@ -25,8 +25,10 @@ type balancer struct {
 	tables    *tables
 	frontends *table.Writer[service.Frontend]
 	backends  *table.Writer[service.Backend]
+	problems  *table.Writer[problem]
 	checks    *checks
 	dp        Datapath
+	changed   func() // told after each change of the kernel's services
 
 	balance *service.Balance
 	at      service.Place
@@ -41,11 +43,14 @@ const (
 
 func (b *balancer) Run(ctx context.Context) error {
 	t := b.tables
-	if err := waitSynced(ctx, t.services, t.slices, t.pods, t.hostAddresses); err != nil {
+	if err := waitSynced(ctx, t.services, t.slices, t.redirects, t.pods, t.hostAddresses); err != nil {
 		return err
 	}
 	b.balance = service.NewBalance()
 	services, slicesSeen, pods := t.services.Changes(), t.slices.Changes(), t.pods.Changes()
+	redirects, endpoints := t.redirects.Changes(), t.endpoints.Changes()
+	defer redirects.Close()
+	defer endpoints.Close()
 	defer services.Close()
 	defer slicesSeen.Close()
 	defer pods.Close()
@@ -64,6 +69,14 @@ func (b *balancer) Run(ctx context.Context) error {
 		for _, c := range changedPods {
 			dirty[podOwner+c.Key] = true
 		}
+		changedRedirects, redirectsChanged := redirects.Next()
+		for _, c := range changedRedirects {
+			dirty[redirectOwner+c.Key] = true
+		}
+		changedEndpoints, endpointsChanged := endpoints.Next()
+		for _, c := range changedEndpoints {
+			dirty[podOwner+c.Row.PodKey()] = true
+		}
 		if err := b.step(dirty); err != nil {
 			b.checks.warn("services", err.Error(), "changes of services", "they are given to the datapath again every second")
 			b.log.Warn("services are not carried out", "error", err)
@@ -75,7 +88,7 @@ func (b *balancer) Run(ctx context.Context) error {
 		if err := pause(ctx, balanceEvery); err != nil {
 			return err
 		}
-		if err := waitAny(ctx, append(place, servicesChanged, slicesChanged, podsChanged)...); err != nil {
+		if err := waitAny(ctx, append(place, servicesChanged, slicesChanged, podsChanged, redirectsChanged, endpointsChanged)...); err != nil {
 			return err
 		}
 	}
@@ -99,20 +112,32 @@ func (b *balancer) place() service.Place {
 		Addresses: own, NodePort: o.nodePortAddresses(served), IPv4: b.opts.IPv4, IPv6: b.opts.IPv6,
 		AllKinds: o.AllKinds, Topology: o.Topology, ExternalClusterIP: o.ExternalClusterIP, RangesForAll: o.RangesForAll,
 		ProxyName: o.ProxyName, Algorithm: service.Algorithm(o.Algorithm), Forwarding: o.Mode,
+		Tunnel:         b.opts.Routing == RoutingTunnel,
+		RedirectRanges: o.redirectRanges, Around: b.around(),
 	}
+}
+
+// kubeletPort is the TCP port of every kubelet.
+const kubeletPort = 10250
+
+// around is what Services may not take traffic from.
+func (b *balancer) around() service.Around {
+	out := service.Around{APIServers: service.APIServerSockets(b.tables.slices.Snapshot()), NodePorts: []uint16{kubeletPort},
+		PortMin: b.opts.Service.portMin, PortMax: b.opts.Service.portMax}
+	if b.opts.ProbePort != 0 {
+		out.NodePorts = append(out.NodePorts, b.opts.ProbePort)
+	}
+	for _, n := range b.tables.nodes.Snapshot().All() {
+		out.PodRanges = append(out.PodRanges, n.PodCIDRs...)
+		out.Nodes = append(append(out.Nodes, n.InternalIP...), n.ExternalIP...)
+	}
+	return out
 }
 
 // step derives what follows from the changed objects, and passes it on.
 func (b *balancer) step(dirty map[string]bool) error {
-	if at := b.place(); !reflect.DeepEqual(at, b.at) {
-		b.at = at
-		for key := range b.tables.services.Snapshot().All() {
-			dirty[key] = true
-		}
-		for key := range b.tables.pods.Snapshot().All() {
-			dirty[podOwner+key] = true
-		}
-	}
+	b.move(b.place(), dirty)
+	b.affected(dirty)
 	all := b.tables.slices.Snapshot()
 	for owner := range dirty {
 		b.derive(owner, all)
@@ -124,19 +149,44 @@ func (b *balancer) step(dirty map[string]bool) error {
 	return b.pass(c)
 }
 
+// move takes over where this node is, and adds what depends on it. Nodes that come
+// and go matter only to addresses that people write.
+func (b *balancer) move(at service.Place, dirty map[string]bool) {
+	if reflect.DeepEqual(at, b.at) {
+		return
+	}
+	same := at
+	same.Around = b.at.Around
+	whole := !reflect.DeepEqual(same, b.at)
+	b.at = at
+	for key, s := range b.tables.services.Snapshot().All() {
+		if whole || len(s.ExternalIPs)+len(s.Ingress) > 0 {
+			dirty[key] = true
+		}
+	}
+	for key := range b.tables.redirects.Snapshot().All() {
+		dirty[redirectOwner+key] = true
+	}
+	if !whole {
+		return
+	}
+	for key := range b.tables.pods.Snapshot().All() {
+		dirty[podOwner+key] = true
+	}
+}
+
 func (b *balancer) derive(owner string, all table.Snapshot[service.Slice]) {
 	var d service.Derived
 	if pod, ok := strings.CutPrefix(owner, podOwner); ok {
 		if p, ok := b.tables.pods.Get(pod); ok && len(p.HostPorts) > 0 {
 			d = service.OfPod(b.withAddresses(p), b.at)
 		}
+	} else if policy, ok := strings.CutPrefix(owner, redirectOwner); ok {
+		if r, ok := b.tables.redirects.Get(policy); ok {
+			d = b.redirect(r)
+		}
 	} else if s, ok := b.tables.services.Get(owner); ok {
 		d = service.Of(s, all, b.at)
-	}
-	if was := b.balance.Problems(owner); !slices.Equal(was, d.Problems) {
-		for _, p := range d.Problems {
-			b.log.Warn("something of a service is not carried out", "service", owner, "problem", p)
-		}
 	}
 	b.balance.Set(owner, d)
 }
@@ -161,6 +211,16 @@ func (b *balancer) show(c service.Change) {
 		}
 		for _, f := range c.Put {
 			tx.Upsert(f)
+		}
+	})
+	b.problems.Update(func(tx *table.Tx[problem]) {
+		for owner, texts := range c.Problems {
+			if len(texts) == 0 {
+				tx.Delete(owner)
+				continue
+			}
+			tx.Upsert(b.tables.problemOf(owner, texts))
+			b.log.Warn("something of a service is not carried out", "service", owner, "problems", strings.Join(texts, "; "))
 		}
 	})
 	b.backends.Update(func(tx *table.Tx[service.Backend]) {
@@ -190,6 +250,9 @@ func (b *balancer) pass(c service.Change) error {
 	b.whole = err == nil
 	if err != nil {
 		return fmt.Errorf("set frontends: %w", err)
+	}
+	if b.changed != nil {
+		b.changed()
 	}
 	b.checks.ok("services", fmt.Sprintf("%d frontends, %d backends", b.tables.frontends.Snapshot().Len(), b.tables.backends.Snapshot().Len()))
 	return nil

@@ -30,6 +30,7 @@ type RawWriters struct {
 	Groups     *table.Writer[policy.Group]
 	Services   *table.Writer[service.Service]
 	Slices     *table.Writer[service.Slice]
+	Redirects  *table.Writer[service.Redirect]
 	Remotes    *table.Writer[endpoint.Remote]
 }
 
@@ -44,6 +45,7 @@ type tables struct {
 	groups     *table.Table[policy.Group]
 	services   *table.Table[service.Service]
 	slices     *table.Table[service.Slice]
+	redirects  *table.Table[service.Redirect]
 	remotes    *table.Table[endpoint.Remote]
 
 	hostAddresses *table.Table[netip.Addr]
@@ -54,6 +56,7 @@ type tables struct {
 	verdicts  *table.Table[policy.ObjectStatus]
 	frontends *table.Table[service.Frontend]
 	backends  *table.Table[service.Backend]
+	problems  *table.Table[problem]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
 	l7rules   *table.Table[l7.Source]
@@ -69,6 +72,7 @@ type derivedWriters struct {
 	verdicts  *table.Writer[policy.ObjectStatus]
 	frontends *table.Writer[service.Frontend]
 	backends  *table.Writer[service.Backend]
+	problems  *table.Writer[problem]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
 	l7rules   *table.Writer[l7.Source]
@@ -87,6 +91,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.groups, raw.Groups = policy.NewGroupTable()
 	t.services, raw.Services = service.NewServiceTable()
 	t.slices, raw.Slices = service.NewSliceTable()
+	t.redirects, raw.Redirects = service.NewRedirectTable()
 	t.remotes, raw.Remotes = endpoint.NewRemoteTable()
 	t.endpoints, own.endpoints = endpoint.NewTable()
 	t.addresses, own.addresses = newAddressTable()
@@ -95,6 +100,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.frontends, own.frontends = service.NewFrontendTable()
 	t.backends, own.backends = service.NewBackendTable()
 	t.l7rules, own.l7rules = newL7Table()
+	t.problems, own.problems = newProblemTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
 		Key:  func(s policy.ObjectStatus) string { return s.Key },
@@ -149,8 +155,8 @@ type anyTable interface {
 // all lists every table, by name.
 func (t *tables) all() []anyTable {
 	list := []anyTable{
-		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.l7rules, t.frontends, t.backends, t.health, t.checks,
+		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.redirects, t.remotes, t.hostAddresses, t.settings,
+		t.endpoints, t.addresses, t.verdicts, t.l7rules, t.frontends, t.backends, t.problems, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {

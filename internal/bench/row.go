@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Row is one line of the table: what was measured, and what it must not exceed.
@@ -19,6 +20,12 @@ type Row struct {
 	Unit  string  `json:"unit"`
 	Bar   float64 `json:"bar,omitempty"` // the most it may be, in the same unit; 0: shown, not judged
 	How   string  `json:"how,omitempty"` // in a few words
+	// Curve and At make the row a point of a curve: what it shows, and where on
+	// its axis the point is. Name is then the line that it belongs to.
+	Curve string `json:"curve,omitempty"`
+	At    int    `json:"at,omitempty"`
+	// Failed says why there is no value: the part that measures ended early.
+	Failed string `json:"failed,omitempty"`
 	// Samples that the value comes from, in the order of the rounds.
 	Samples []float64 `json:"samples,omitempty"`
 }
@@ -31,11 +38,14 @@ const (
 	Met    Verdict = "met"    // the value is within the bar
 	Open   Verdict = "open"   // the value is beyond the bar, but the interval is not
 	Missed Verdict = "MISSED" // the whole interval is beyond the bar
+	Failed Verdict = "FAILED" // not measured
 )
 
 // Verdict compares the row with its bar.
 func (r Row) Verdict() Verdict {
 	switch {
+	case r.Failed != "":
+		return Failed
 	case r.Bar == 0:
 		return Shown
 	case r.Value <= r.Bar:
@@ -86,6 +96,12 @@ func Ratio(name string, ours, theirs []float64) Row {
 		ratios = append(ratios, ours[i]/theirs[i])
 	}
 	return Median(name, "x", ratios)
+}
+
+// Unmeasured is the row that stands where a part ended early.
+func Unmeasured(name string, err error) Row {
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return Row{Name: name, Failed: first}
 }
 
 // Single is the row of something that is counted rather than sampled.

@@ -87,16 +87,19 @@ func TestRowsSurviveTheirFile(t *testing.T) {
 
 func TestTheTableNamesTheVerdictOfEveryBar(t *testing.T) {
 	rows := []Row{{Part: "a", Name: "good", Unit: "ns", Value: 100.26, Low: 90, High: 110, Bar: 120},
-		{Part: "a", Name: "bad", Unit: "x", Value: 1.5, Low: 1.4, High: 1.6, Bar: 1.1}, {Part: "b", Name: "size", Unit: "MiB", Value: 25}}
+		{Part: "a", Name: "bad", Unit: "x", Value: 1.5, Low: 1.4, High: 1.6, Bar: 1.1}, {Part: "a", Name: "the rest", Failed: "no | lab"}, {Part: "b", Name: "size", Unit: "MiB", Value: 25}}
 	var text, page bytes.Buffer
 	Print(&text, rows)
 	Markdown(&page, rows)
-	for _, want := range []string{"100", "met", "MISSED", "1.500", "a\n", "b\n"} {
+	for _, want := range []string{"100", "met", "MISSED", "FAILED", "1.500", "a\n", "b\n"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, text.String())
 		}
 	}
 	if !strings.Contains(page.String(), "| bad | **1.500 x** | 1.400–1.600 | 1.1 | **MISSED** |") {
 		t.Errorf("page:\n%s", page.String())
+	}
+	if !strings.Contains(page.String(), "| the rest | | | | **FAILED** | no \\| lab |") {
+		t.Errorf("page without what failed:\n%s", page.String())
 	}
 }

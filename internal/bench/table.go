@@ -3,12 +3,15 @@
 package bench
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -77,7 +80,13 @@ func Read(file string) ([]Row, error) {
 
 // String is the row in one line.
 func (r Row) String() string {
+	if r.Failed != "" {
+		return r.Name + ": " + string(Failed) + ": " + r.Failed
+	}
 	s := r.Name + ": " + r.number(r.Value) + " " + r.Unit
+	if r.Curve != "" {
+		s = r.Curve + " at " + strconv.Itoa(r.At) + ", " + s
+	}
 	if r.Low != r.High {
 		s += " (" + r.number(r.Low) + " to " + r.number(r.High) + ")"
 	}
@@ -124,18 +133,33 @@ func Print(w io.Writer, rows []Row) {
 			part = r.Part
 			fmt.Fprintf(tw, "\n%s\nNAME\tVALUE\tUNIT\t95 %%\tBAR\tVERDICT\tHOW\n", part)
 		}
+		if r.Failed != "" {
+			fmt.Fprintf(tw, "%s\t\t\t\t\t%s\t%s\n", r.Name, Failed, r.Failed)
+			continue
+		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.number(r.Value), r.Unit, r.interval("-"), r.bar(), r.Verdict(), r.How)
 	}
 	tw.Flush()
 }
 
-// Markdown writes the rows as tables of a page, one for each part.
+// Markdown writes the rows as tables of a page, one for each part and one for
+// each curve of it.
 func Markdown(w io.Writer, rows []Row) {
 	part := ""
 	for i, r := range rows {
+		if r.Curve != "" {
+			continue
+		}
 		if r.Part != part || i == 0 {
+			if part != "" {
+				curves(w, part, rows)
+			}
 			part = r.Part
 			fmt.Fprintf(w, "\n## %s\n\n| What | Value | 95 %% | Bar | Verdict | How |\n|---|---|---|---|---|---|\n", part)
+		}
+		if r.Failed != "" {
+			fmt.Fprintf(w, "| %s | | | | **%s** | %s |\n", r.Name, Failed, strings.ReplaceAll(r.Failed, "|", "\\|"))
+			continue
 		}
 		value, verdict := r.number(r.Value)+" "+r.Unit, string(r.Verdict())
 		if r.Bar != 0 {
@@ -146,4 +170,63 @@ func Markdown(w io.Writer, rows []Row) {
 		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s |\n", r.Name, value, r.interval("–"), r.bar(), verdict, r.How)
 	}
+	curves(w, part, rows)
+}
+
+// curves writes the curves of a part: a line of the table for each place on the
+// axis, a column for each line of the curve.
+func curves(w io.Writer, part string, rows []Row) {
+	points := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.Part != part || r.Curve == "" })
+	for len(points) > 0 {
+		curve := points[0].Curve
+		var names []string
+		var places []int
+		cells := map[string]map[int]string{}
+		unit := points[0].Unit
+		points = slices.DeleteFunc(points, func(r Row) bool {
+			if r.Curve != curve {
+				return false
+			}
+			if cells[r.Name] == nil {
+				cells[r.Name] = map[int]string{}
+				names = append(names, r.Name)
+			}
+			if !slices.Contains(places, r.At) {
+				places = append(places, r.At)
+			}
+			cells[r.Name][r.At] = r.number(r.Value)
+			if i := r.interval("–"); i != "" {
+				cells[r.Name][r.At] += " (" + i + ")"
+			}
+			return true
+		})
+		fmt.Fprintf(w, "\n### %s, %s\n\n| |", curve, unit)
+		for _, n := range names {
+			fmt.Fprintf(w, " %s |", n)
+		}
+		fmt.Fprintf(w, "\n|---|%s\n", strings.Repeat("---|", len(names)))
+		for _, at := range places {
+			fmt.Fprintf(w, "| %d |", at)
+			for _, n := range names {
+				fmt.Fprintf(w, " %s |", cells[n][at])
+			}
+			fmt.Fprintln(w)
+		}
+	}
+}
+
+// CSV writes every row, with full numbers.
+func CSV(w io.Writer, rows []Row) error {
+	out := csv.NewWriter(w)
+	_ = out.Write([]string{"part", "curve", "name", "at", "value", "low", "high", "unit", "bar", "verdict"})
+	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
+	for _, r := range rows {
+		at := ""
+		if r.Curve != "" {
+			at = strconv.Itoa(r.At)
+		}
+		_ = out.Write([]string{r.Part, r.Curve, r.Name, at, number(r.Value), number(r.Low), number(r.High), r.Unit, r.bar(), string(r.Verdict())})
+	}
+	out.Flush()
+	return out.Error()
 }

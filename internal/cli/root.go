@@ -35,6 +35,7 @@ import (
 	"github.com/stentor-net/stentor/internal/cli/install"
 	"github.com/stentor-net/stentor/internal/cli/ip"
 	"github.com/stentor-net/stentor/internal/cli/lab"
+	"github.com/stentor-net/stentor/internal/cli/lrp"
 	"github.com/stentor-net/stentor/internal/cli/metric"
 	"github.com/stentor-net/stentor/internal/cli/monitor"
 	"github.com/stentor-net/stentor/internal/cli/node"
@@ -146,7 +147,7 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 		root.AddCommand(cmds...)
 	}
 	add("look", status.NewCmd(f, nil), endpoint.NewCmd(f), identity.NewCmd(f), ip.NewCmd(f), node.NewCmd(f),
-		policy.NewCmd(f), service.NewCmd(f), monitor.NewCmd(f, nil), observe.NewCmd(f, nil), metric.NewCmd(f), connectivity.NewCmd(f))
+		policy.NewCmd(f), service.NewCmd(f), lrp.NewCmd(f), monitor.NewCmd(f, nil), observe.NewCmd(f, nil), metric.NewCmd(f), connectivity.NewCmd(f))
 	add("datapath", bpf.NewCmd(f), bpfmap.NewCmd(f), db.NewCmd(f), api.NewCmd(f, nil))
 	add("change", config.NewCmd(f), install.NewCmd(f, nil), cleanup.NewCmd(f, nil))
 	add("run", role.NewCmdAgent(f, nil), role.NewCmdProxy(f, nil), role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -54,6 +56,33 @@ func (n *node) foreignFilter(t *testing.T, device string, priority uint16, actio
 		}
 		return c
 	}
+}
+
+// foreignTCX puts a program of nobody we know before all filters of a device; it
+// hands packets on. It reports whether the kernel can (since 6.6).
+func (n *node) foreignTCX(t *testing.T, device string) bool {
+	t.Helper()
+	const next = -1
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, next), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	var at link.Link
+	n.Do(func() {
+		var l netlink.Link
+		if l, err = netlink.LinkByName(device); err == nil {
+			at, err = link.AttachTCX(link.TCXOptions{Interface: l.Attrs().Index, Program: prog, Attach: ebpf.AttachTCXIngress})
+		}
+	})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return false
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { at.Close() })
+	return true
 }
 
 // logOf collects what the node's datapath says from now on.
@@ -101,6 +130,13 @@ func TestForeignProgramsStayAndAreTold(t *testing.T) {
 	n.repair()
 	if said.Len() > 0 {
 		t.Errorf("said again: %s", said)
+	}
+
+	if n.foreignTCX(t, a.link.HostIfName) {
+		n.repair()
+		if got := said.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "tcx program") {
+			t.Errorf("a tcx program: the log says %s", got)
+		}
 	}
 
 	n.restart()

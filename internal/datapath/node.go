@@ -31,10 +31,12 @@ func (d *Datapath) SetNodes(list []NodeRow) error {
 	for _, n := range list {
 		rows = append(rows, maps.Node{Index: n.Index, Underlay: n.Underlay, Addresses: n.Addresses})
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nodes = slices.Clone(list)
-	return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	return d.withRoom(nil, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.nodes = slices.Clone(list)
+		return errors.Join(d.tables.SetNodes(rows), d.setRemotes())
+	})
 }
 
 // setRemotes makes the routes to the pods of other nodes; none are touched
@@ -90,39 +92,42 @@ func (d *Datapath) NodeRows() ([]NodeRow, error) {
 // SetFrontends makes the kernel's services exactly those of the list. Numbers of
 // services stay over changes and restarts.
 func (d *Datapath) SetFrontends(list []service.Frontend) error {
-	return d.withRoom(func() error { return d.tables.SetFrontends(list) })
+	return d.withRoom(list, func() error { return d.tables.SetFrontends(list) })
 }
 
 // ChangeFrontends puts frontends and removes others.
 func (d *Datapath) ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error {
-	return d.withRoom(func() error { return d.tables.ChangeFrontends(put, remove) })
+	return d.withRoom(put, func() error { return d.tables.ChangeFrontends(put, remove) })
 }
 
-// withRoom repeats a change of services with larger tables while it finds one full.
-func (d *Datapath) withRoom(change func() error) error {
+// withRoom repeats a change with larger tables while it finds one full. They are
+// made large enough for the frontends, too.
+func (d *Datapath) withRoom(put []service.Frontend, change func() error) error {
 	for {
 		err := change()
 		var full *maps.FullError
 		if !errors.As(err, &full) {
 			return err
 		}
-		if err := d.grow(full); err != nil {
+		if err := d.grow(d.tables.Room(full, put)); err != nil {
 			return err
 		}
 	}
 }
 
-// grow replaces a table by a larger one, and the programs by such that use it.
-func (d *Datapath) grow(full *maps.FullError) error {
+// grow replaces tables by larger ones, and the programs by such that use them.
+func (d *Datapath) grow(sizes map[string]uint32) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.tables.Grow(full.Map, full.Want); err != nil {
+	if err := d.tables.Grow(sizes); err != nil {
 		return err
 	}
 	if err := d.apply(context.Background(), d.cfg); err != nil {
 		d.tables.Shrink()
-		return fmt.Errorf("load programs with a larger %s: %w", full.Map, err)
+		return fmt.Errorf("load programs with larger tables: %w", err)
 	}
-	d.log.Info("table of services is larger now", "map", full.Map, "rows", d.tables.Map(full.Map).MaxEntries())
+	for name := range sizes {
+		d.log.Info("table is larger now", "map", name, "rows", d.tables.Map(name).MaxEntries())
+	}
 	return errors.Join(d.tables.Grown(), d.setRemotes())
 }

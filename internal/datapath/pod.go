@@ -105,3 +105,6 @@ func (d *Datapath) PolicyState() (policy.State, error) { return d.tables.ReadPol
 // ApplyPolicy carries out the steps in order; the error says which one failed,
 // those before it stand.
 func (d *Datapath) ApplyPolicy(ops []policy.Op) error { return d.tables.Policy().Apply(ops) }
+
+// NetNSCookie is the number by which programs know the network namespace at a path.
+func (d *Datapath) NetNSCookie(path string) (uint64, error) { return link.NetNSCookieOf(path) }

@@ -13,7 +13,7 @@ import (
 	"github.com/stentor-net/stentor/internal/table"
 )
 
-// Port is a named container port.
+// Port is a container port.
 type Port struct {
 	Name     string
 	Number   uint16 // host byte order
@@ -39,7 +39,8 @@ type Pod struct {
 	Labels               map[string]string
 	Annotations          map[string]string // only those that Stentor reads
 	IPs                  []netip.Addr
-	Ports                []Port
+	Ports                []Port // those with a name
+	Declared             []Port // all of its containers, also those without a name
 	HostPorts            []HostPort
 	HostNetwork          bool
 	Phase                string // as in status.phase

@@ -47,16 +47,21 @@ var (
 	Events          = Kind[*corev1.Event]{corev1.SchemeGroupVersion, "Event", "events", func() *corev1.Event { return &corev1.Event{} }, func() runtime.Object { return &corev1.EventList{} }}
 	Leases          = Kind[*coordinationv1.Lease]{coordinationv1.SchemeGroupVersion, "Lease", "leases", func() *coordinationv1.Lease { return &coordinationv1.Lease{} }, func() runtime.Object { return &coordinationv1.LeaseList{} }}
 
-	CiliumEndpoints  = Kind[*ciliumv2.CiliumEndpoint]{ciliumGroup, "CiliumEndpoint", "ciliumendpoints", func() *ciliumv2.CiliumEndpoint { return &ciliumv2.CiliumEndpoint{} }, func() runtime.Object { return &ciliumv2.CiliumEndpointList{} }}
-	CiliumIdentities = Kind[*ciliumv2.CiliumIdentity]{ciliumGroup, "CiliumIdentity", "ciliumidentities", func() *ciliumv2.CiliumIdentity { return &ciliumv2.CiliumIdentity{} }, func() runtime.Object { return &ciliumv2.CiliumIdentityList{} }}
-	CiliumNodes      = Kind[*ciliumv2.CiliumNode]{ciliumGroup, "CiliumNode", "ciliumnodes", func() *ciliumv2.CiliumNode { return &ciliumv2.CiliumNode{} }, func() runtime.Object { return &ciliumv2.CiliumNodeList{} }}
-	CIDRGroups       = Kind[*ciliumv2.CiliumCIDRGroup]{ciliumGroup, "CiliumCIDRGroup", "ciliumcidrgroups", func() *ciliumv2.CiliumCIDRGroup { return &ciliumv2.CiliumCIDRGroup{} }, func() runtime.Object { return &ciliumv2.CiliumCIDRGroupList{} }}
-	Definitions      = Kind[*Definition]{definitionGroup, "CustomResourceDefinition", "customresourcedefinitions", func() *Definition { return &Definition{} }, func() runtime.Object { return &DefinitionList{} }}
+	CiliumEndpoints       = Kind[*ciliumv2.CiliumEndpoint]{ciliumGroup, "CiliumEndpoint", "ciliumendpoints", func() *ciliumv2.CiliumEndpoint { return &ciliumv2.CiliumEndpoint{} }, func() runtime.Object { return &ciliumv2.CiliumEndpointList{} }}
+	CiliumIdentities      = Kind[*ciliumv2.CiliumIdentity]{ciliumGroup, "CiliumIdentity", "ciliumidentities", func() *ciliumv2.CiliumIdentity { return &ciliumv2.CiliumIdentity{} }, func() runtime.Object { return &ciliumv2.CiliumIdentityList{} }}
+	CiliumNodes           = Kind[*ciliumv2.CiliumNode]{ciliumGroup, "CiliumNode", "ciliumnodes", func() *ciliumv2.CiliumNode { return &ciliumv2.CiliumNode{} }, func() runtime.Object { return &ciliumv2.CiliumNodeList{} }}
+	CIDRGroups            = Kind[*ciliumv2.CiliumCIDRGroup]{ciliumGroup, "CiliumCIDRGroup", "ciliumcidrgroups", func() *ciliumv2.CiliumCIDRGroup { return &ciliumv2.CiliumCIDRGroup{} }, func() runtime.Object { return &ciliumv2.CiliumCIDRGroupList{} }}
+	LocalRedirectPolicies = Kind[*ciliumv2.CiliumLocalRedirectPolicy]{ciliumGroup, "CiliumLocalRedirectPolicy", "ciliumlocalredirectpolicies", func() *ciliumv2.CiliumLocalRedirectPolicy { return &ciliumv2.CiliumLocalRedirectPolicy{} }, func() runtime.Object { return &ciliumv2.CiliumLocalRedirectPolicyList{} }}
+	LoadBalancerIPPools   = Kind[*ciliumv2.CiliumLoadBalancerIPPool]{ciliumGroup, "CiliumLoadBalancerIPPool", "ciliumloadbalancerippools", func() *ciliumv2.CiliumLoadBalancerIPPool { return &ciliumv2.CiliumLoadBalancerIPPool{} }, func() runtime.Object { return &ciliumv2.CiliumLoadBalancerIPPoolList{} }}
+	Definitions           = Kind[*Definition]{definitionGroup, "CustomResourceDefinition", "customresourcedefinitions", func() *Definition { return &Definition{} }, func() runtime.Object { return &DefinitionList{} }}
 
 	clusterPolicies           = Kind[*rawPolicy]{policyGroup, "ClusterNetworkPolicy", "clusternetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumPolicies            = Kind[*rawPolicy]{ciliumGroup, "CiliumNetworkPolicy", "ciliumnetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 	ciliumClusterwidePolicies = Kind[*rawPolicy]{ciliumGroup, "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", func() *rawPolicy { return &rawPolicy{} }, func() runtime.Object { return &rawPolicyList{} }}
 )
+
+// Name is the kind's name, such as Pod.
+func (k Kind[T]) Name() string { return k.name }
 
 // Get reads one object. The namespace is empty for objects without one.
 func (k Kind[T]) Get(ctx context.Context, c *Client, namespace, name string) (T, error) {

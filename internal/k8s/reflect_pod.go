@@ -55,8 +55,10 @@ func PodRow(p *corev1.Pod) endpoint.Pod {
 				h.HostIP, _ = netip.ParseAddr(port.HostIP) // empty or bad: on all
 				row.HostPorts = append(row.HostPorts, h)
 			}
+			declared := endpoint.Port{Name: port.Name, Number: uint16(port.ContainerPort), Protocol: protocol(port.Protocol)}
+			row.Declared = append(row.Declared, declared)
 			if port.Name != "" {
-				row.Ports = append(row.Ports, endpoint.Port{Name: port.Name, Number: uint16(port.ContainerPort), Protocol: protocol(port.Protocol)})
+				row.Ports = append(row.Ports, declared)
 			}
 		}
 	}

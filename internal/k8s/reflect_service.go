@@ -30,6 +30,7 @@ func ServiceRow(o *corev1.Service) service.Service {
 	row := service.Service{
 		Namespace:       o.Namespace,
 		Name:            o.Name,
+		UID:             string(o.UID),
 		Type:            string(o.Spec.Type),
 		Labels:          o.Labels,
 		Annotations:     annotations(o.Annotations),

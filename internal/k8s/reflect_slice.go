@@ -4,6 +4,7 @@ package k8s
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,13 +57,32 @@ func SliceRow(o *discoveryv1.EndpointSlice) (service.Slice, bool) {
 			endpoint.PodNamespace, endpoint.PodName = t.Namespace, t.Name
 		}
 		for _, text := range e.Addresses {
-			if a, err := netip.ParseAddr(text); err == nil {
-				endpoint.Addresses = append(endpoint.Addresses, a)
+			a, err := sliceAddress(text, o.AddressType)
+			if err != nil {
+				row.Problems = append(row.Problems, err.Error())
+				continue
 			}
+			endpoint.Addresses = append(endpoint.Addresses, a)
 		}
 		row.Endpoints = append(row.Endpoints, endpoint)
 	}
 	return row, true
+}
+
+// sliceAddress reads an address of a slice. One of the other family, and one by
+// which a Service would reach into its clients' own namespace or beyond the
+// cluster's addresses, is none.
+func sliceAddress(text string, family discoveryv1.AddressType) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%q is no address", text)
+	case a.Is4() != (family == discoveryv1.AddressTypeIPv4) || a.Is4In6():
+		return a, fmt.Errorf("%s is no %s address, which its addressType asks for", text, family)
+	case !a.IsGlobalUnicast() || a.Zone() != "":
+		return a, fmt.Errorf("%s is no address that a backend can have", text)
+	}
+	return a, nil
 }
 
 func value[T any](p *T, otherwise T) T {

@@ -60,8 +60,9 @@ func TestThePodsOfANodeAreRowsThatFollowTheAPI(t *testing.T) {
 	want := endpoint.Pod{
 		Namespace: "default", Name: "here", NodeName: "n1", ServiceAccount: "sa",
 		Labels: map[string]string{"app": "a"}, Phase: "Running", Ready: true,
-		IPs:   []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
-		Ports: []endpoint.Port{{Name: "http", Number: 80, Protocol: 6}, {Name: "dns", Number: 53, Protocol: 17}},
+		IPs:      []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
+		Ports:    []endpoint.Port{{Name: "http", Number: 80, Protocol: 6}, {Name: "dns", Number: 53, Protocol: 17}},
+		Declared: []endpoint.Port{{Name: "http", Number: 80, Protocol: 6}, {Name: "dns", Number: 53, Protocol: 17}, {Number: 9, Protocol: 6}},
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)

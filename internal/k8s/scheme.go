@@ -40,6 +40,8 @@ func newScheme() *runtime.Scheme {
 			&ciliumv2.CiliumIdentity{}, &ciliumv2.CiliumIdentityList{},
 			&ciliumv2.CiliumNode{}, &ciliumv2.CiliumNodeList{},
 			&ciliumv2.CiliumCIDRGroup{}, &ciliumv2.CiliumCIDRGroupList{},
+			&ciliumv2.CiliumLocalRedirectPolicy{}, &ciliumv2.CiliumLocalRedirectPolicyList{},
+			&ciliumv2.CiliumLoadBalancerIPPool{}, &ciliumv2.CiliumLoadBalancerIPPoolList{},
 		},
 	} {
 		s.AddKnownTypes(group, objects...)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"sigs.k8s.io/yaml"
 
+	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/service"
 	"github.com/stentor-net/stentor/internal/table"
@@ -93,6 +95,7 @@ type story struct {
 	services *table.Writer[service.Service]
 	slices   *table.Writer[service.Slice]
 	pods     *table.Writer[endpoint.Pod]
+	policies *table.Writer[service.Redirect]
 	at       service.Place
 	balance  *service.Balance
 	told     map[string]service.Frontend // as the changes told
@@ -103,6 +106,7 @@ func newStory() *story {
 	_, s.services = service.NewServiceTable()
 	_, s.slices = service.NewSliceTable()
 	_, s.pods = endpoint.NewPodTable()
+	_, s.policies = service.NewRedirectTable()
 	return s
 }
 
@@ -111,23 +115,43 @@ func (s *story) place(t *testing.T, data []byte) {
 	var p struct {
 		Node, Zone, Algorithm, Mode, Proxy           string
 		Labels                                       map[string]string
-		Addresses                                    []string
+		Addresses, PodRanges, Nodes, Redirects       []string
+		APIServers                                   []netip.AddrPort
 		Partial, ExternalClusterIP, RangesForAll, V4 bool
+		Tunnel                                       bool
 	}
 	if err := yaml.UnmarshalStrict(data, &p); err != nil {
 		t.Fatal(err)
 	}
 	s.at = service.Place{Node: p.Node, Zone: p.Zone, Labels: p.Labels, IPv4: true, IPv6: !p.V4, AllKinds: !p.Partial, Topology: true,
-		ExternalClusterIP: p.ExternalClusterIP, RangesForAll: p.RangesForAll, ProxyName: p.Proxy, Algorithm: service.Algorithm(p.Algorithm), Forwarding: p.Mode}
+		ExternalClusterIP: p.ExternalClusterIP, RangesForAll: p.RangesForAll, ProxyName: p.Proxy, Algorithm: service.Algorithm(p.Algorithm), Forwarding: p.Mode, Tunnel: p.Tunnel}
 	for _, text := range p.Addresses {
 		s.at.Addresses = append(s.at.Addresses, netip.MustParseAddr(text))
 	}
 	s.at.NodePort = s.at.Addresses
+	s.at.Around = service.Around{APIServers: p.APIServers, NodePorts: []uint16{10250}, PortMin: 30000, PortMax: 32767}
+	for _, text := range p.PodRanges {
+		s.at.Around.PodRanges = append(s.at.Around.PodRanges, netip.MustParsePrefix(text))
+	}
+	for _, text := range p.Nodes {
+		s.at.Around.Nodes = append(s.at.Around.Nodes, netip.MustParseAddr(text))
+	}
+	for _, text := range p.Redirects {
+		s.at.RedirectRanges = append(s.at.RedirectRanges, netip.MustParsePrefix(text))
+	}
 	for key := range s.services.Table().Snapshot().All() {
 		s.follow(key)
 	}
 	for key := range s.pods.Table().Snapshot().All() {
 		s.follow("pod/" + key)
+	}
+	s.followRedirects()
+}
+
+// followRedirects derives all of them again: from a change of a pod or Service.
+func (s *story) followRedirects() {
+	for key := range s.policies.Table().Snapshot().All() {
+		s.follow("lrp/" + key)
 	}
 }
 
@@ -163,9 +187,16 @@ func (s *story) put(t *testing.T, doc []byte) {
 		row := PodRow(&o)
 		s.pods.Upsert(row)
 		s.follow("pod/" + row.Key())
+	case "CiliumLocalRedirectPolicy":
+		var o ciliumv2.CiliumLocalRedirectPolicy
+		read(&o)
+		row := service.ReadRedirect(&o)
+		s.policies.Upsert(row)
+		s.follow("lrp/" + row.Key())
 	default:
 		t.Fatalf("kind %q", kind.Kind)
 	}
+	s.followRedirects()
 }
 
 func (s *story) delete(t *testing.T, name string) {
@@ -185,9 +216,13 @@ func (s *story) delete(t *testing.T, name string) {
 	case "Pod":
 		s.pods.Delete(key)
 		s.follow("pod/" + key)
+	case "CiliumLocalRedirectPolicy":
+		s.policies.Delete(key)
+		s.follow("lrp/" + key)
 	default:
 		t.Fatalf("delete %q", name)
 	}
+	s.followRedirects()
 }
 
 func (s *story) follow(owner string) { s.derive(s.balance, owner) }
@@ -199,10 +234,31 @@ func (s *story) derive(b *service.Balance, owner string) {
 		if p, ok := s.pods.Table().Get(pod); ok && len(p.HostPorts) > 0 {
 			d = service.OfPod(p, s.at)
 		}
+	} else if policy, ok := strings.CutPrefix(owner, "lrp/"); ok {
+		if r, ok := s.policies.Table().Get(policy); ok {
+			d = s.redirect(r)
+		}
 	} else if row, ok := s.services.Table().Get(owner); ok {
 		d = service.Of(row, s.slices.Table().Snapshot(), s.at)
 	}
 	b.Set(owner, d)
+}
+
+// redirect derives a redirect; the namespace of a pod has the number that its
+// annotation stentor.io/netns says.
+func (s *story) redirect(r service.Redirect) service.Derived {
+	var named *service.Service
+	if row, ok := s.services.Table().Get(r.ServiceKey()); ok {
+		named = &row
+	}
+	var pods []service.LocalPod
+	for _, p := range s.pods.Table().Snapshot().All() {
+		if p.NodeName == s.at.Node {
+			number, _ := strconv.ParseUint(p.Annotations["stentor.io/netns"], 10, 64)
+			pods = append(pods, service.LocalPod{Pod: p, NetNS: number})
+		}
+	}
+	return service.OfRedirect(r, named, pods, s.at)
 }
 
 // take follows the changes that the agent would pass on.
@@ -238,6 +294,9 @@ func (s *story) otherOrders(t *testing.T, want string) {
 	}
 	for key := range s.pods.Table().Snapshot().All() {
 		owners = append(owners, "pod/"+key)
+	}
+	for key := range s.policies.Table().Snapshot().All() {
+		owners = append(owners, "lrp/"+key)
 	}
 	r := rand.New(rand.NewPCG(1, uint64(len(want))))
 	for range 12 {
@@ -287,7 +346,8 @@ func (s *story) shown(b *service.Balance) string {
 			text string
 		}{{f.Local, "local"}, {f.Affinity > 0, fmt.Sprintf("affinity=%d", f.Affinity)}, {f.Algorithm == service.Maglev, "maglev"}, {f.Forwarding == service.DSR, "dsr"},
 			{len(f.Sources) > 0 && !f.SourcesDeny, fmt.Sprint("allow=", f.Sources)}, {len(f.Sources) > 0 && f.SourcesDeny, fmt.Sprint("deny=", f.Sources)},
-			{f.HealthCheck > 0, fmt.Sprint("health-check=", f.HealthCheck)}} {
+			{f.HealthCheck > 0, fmt.Sprint("health-check=", f.HealthCheck)}, {len(f.Direct) > 0, fmt.Sprint("direct=", f.Direct)},
+			{f.Redirect != "", "by " + f.Redirect}, {len(f.SkipNetNS) > 0, fmt.Sprint("not from ", f.SkipNetNS)}} {
 			if o.cond {
 				line += " " + o.text
 			}

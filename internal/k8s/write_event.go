@@ -4,6 +4,8 @@ package k8s
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"hash/fnv"
 	"time"
@@ -58,5 +60,34 @@ func (c *Client) TellEvent(ctx context.Context, e NodeEvent) error {
 	}
 	patch := map[string]any{"message": e.Message, "count": e.Count, "lastTimestamp": now}
 	_, err = Events.Patch(ctx, c, eventNamespace, event.Name, "", types.MergePatchType, patch)
+	return err
+}
+
+// Warn records an event about an object. The same words about the same object are
+// one event, whoever tells them.
+func (c *Client) Warn(ctx context.Context, about corev1.ObjectReference, source, reason, message string) error {
+	return c.warn(ctx, about, source, reason, message, "")
+}
+
+// warn tells the same words again for another version of the object.
+func (c *Client) warn(ctx context.Context, about corev1.ObjectReference, source, reason, message, version string) error {
+	namespace := about.Namespace
+	if namespace == "" {
+		namespace = eventNamespace
+	}
+	if len(message) > maxEventMessage {
+		message = message[:maxEventMessage-3] + "..."
+	}
+	sum := sha256.Sum256([]byte(string(about.UID) + reason + message + version))
+	now := metav1.Now()
+	_, err := Events.Create(ctx, c, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: about.Name + "." + hex.EncodeToString(sum[:8])},
+		InvolvedObject: about,
+		Reason:         reason, Message: message, Type: corev1.EventTypeWarning,
+		Source: corev1.EventSource{Component: source}, FirstTimestamp: now, LastTimestamp: now, Count: 1,
+	})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
 	return err
 }

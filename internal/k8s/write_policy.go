@@ -5,8 +5,6 @@ package k8s
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"time"
@@ -155,20 +153,6 @@ func (c *Client) WarnAboutPolicy(ctx context.Context, o policy.Object, source, r
 	case policy.KindClusterNetworkPolicy:
 		group = policyGroup.String()
 	}
-	namespace := o.Namespace
-	if namespace == "" {
-		namespace = metav1.NamespaceDefault // where Events of objects without one go
-	}
-	sum := sha256.Sum256([]byte(o.UID + reason + message + fmt.Sprint(o.Generation)))
-	now := metav1.Now()
-	_, err := Events.Create(ctx, c, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: o.Name + "." + hex.EncodeToString(sum[:8])},
-		InvolvedObject: corev1.ObjectReference{APIVersion: group, Kind: string(o.Kind), Namespace: o.Namespace, Name: o.Name, UID: types.UID(o.UID), ResourceVersion: o.ResourceVersion},
-		Reason:         reason, Message: message, Type: corev1.EventTypeWarning,
-		Source: corev1.EventSource{Component: source}, FirstTimestamp: now, LastTimestamp: now, Count: 1,
-	})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
+	about := corev1.ObjectReference{APIVersion: group, Kind: string(o.Kind), Namespace: o.Namespace, Name: o.Name, UID: types.UID(o.UID), ResourceVersion: o.ResourceVersion}
+	return c.warn(ctx, about, source, reason, message, fmt.Sprint(o.Generation))
 }

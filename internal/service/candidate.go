@@ -21,9 +21,9 @@ type candidate struct {
 // better one holds.
 var rank = map[State]int{Active: 0, Terminating: 1, Maintenance: 2, NotReady: 3}
 
-// candidates are the endpoints of one port, sorted, each once.
-func candidates(s Service, p Port, all table.Snapshot[Slice]) []candidate {
-	var out []candidate
+// candidates are the endpoints of one port, sorted, each once. An endpoint may be
+// in two slices while it moves; shared names the addresses that two pods have.
+func candidates(s Service, p Port, all table.Snapshot[Slice]) (out []candidate, shared []string) {
 	for _, slice := range all.Index("service", s.Key()) {
 		weight := slice.weight()
 		for _, sp := range slice.Ports {
@@ -48,7 +48,13 @@ func candidates(s Service, p Port, all table.Snapshot[Slice]) []candidate {
 		return cmp.Or(compareBackends(a.Backend, b.Backend), cmp.Compare(rank[a.State], rank[b.State]), cmp.Compare(b.Weight, a.Weight),
 			cmp.Compare(a.Node, b.Node), cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Pod, b.Pod))
 	})
-	return slices.CompactFunc(out, func(a, b candidate) bool { return compareBackends(a.Backend, b.Backend) == 0 })
+	for i := range out[min(1, len(out)):] {
+		a, b := out[i], out[i+1]
+		if compareBackends(a.Backend, b.Backend) == 0 && a.Pod != b.Pod && a.State == Active && b.State == Active {
+			shared = append(shared, fmt.Sprintf("%s is of pod %s and of pod %s", a.Socket(), cmp.Or(a.Pod, "?"), cmp.Or(b.Pod, "?")))
+		}
+	}
+	return slices.CompactFunc(out, func(a, b candidate) bool { return compareBackends(a.Backend, b.Backend) == 0 }), shared
 }
 
 // weight of the slice's endpoints. A value that is no number counts as none;

@@ -34,10 +34,12 @@ func Of(s Service, all table.Snapshot[Slice], at Place) Derived {
 		if slice.Weight != "" && fmt.Sprint(slice.weight()) != slice.Weight {
 			d.problem("EndpointSlice %s: annotation %s: %q is not a number within 0..65535; %d is used", slice.Name, AnnotationWeight, slice.Weight, DefaultWeight)
 		}
+		d.several("EndpointSlice "+slice.Name+": left out: ", slice.Problems)
 	}
 	served := d.selected()
 	for _, p := range s.Ports {
-		list := candidates(s, p, all)
+		list, shared := candidates(s, p, all)
+		d.several("two endpoints have one address: ", shared)
 		for _, c := range list {
 			d.Backends = append(d.Backends, c.Backend)
 		}
@@ -124,6 +126,9 @@ func (d *deriver) port(p Port, list []candidate) {
 		return
 	}
 	both := func(kind Kind, a netip.Addr, port uint16) {
+		if kind != NodePort && d.takes(kind, a, port, p.Protocol) {
+			return
+		}
 		add(kind, a, port, Internal, choice{list: everywhere})
 		add(kind, a, port, External, outside)
 	}
@@ -155,6 +160,48 @@ func (d *deriver) port(p Port, list []candidate) {
 type choice struct {
 	list  []candidate
 	local bool
+}
+
+// takes tells whether an address that somebody wrote into a Service would take
+// the traffic of others: of pods, of the API server, of what every node answers
+// itself. Such a frontend is not made.
+func (d *deriver) takes(kind Kind, a netip.Addr, port uint16, protocol uint8) bool {
+	around := d.at.Around
+	if !a.IsGlobalUnicast() {
+		d.once("%s %s is no address that can be served", kind, a)
+		return true
+	}
+	for _, r := range around.PodRanges {
+		if r.Contains(a) {
+			d.once("%s %s is an address of pods (%s): it is not served, so that it takes no pod's traffic", kind, a, r)
+			return true
+		}
+	}
+	node := d.at.isNode(a)
+	if protocol == protocolTCP && (slices.Contains(around.APIServers, netip.AddrPortFrom(a, port)) || node && slices.Contains(around.NodePorts, port)) {
+		d.once("%s %s is an address of the cluster itself: port %d is not served, so that it takes no traffic of the API server or a node", kind, a, port)
+		return true
+	}
+	if node && kind == ExternalIP && port >= around.PortMin && port <= around.PortMax {
+		d.once("%s %s is an address of a node: port %d is not served, so that it takes no NodePort's traffic", kind, a, port)
+		return true
+	}
+	if node && kind == ExternalIP {
+		d.once("%s %s is an address of a node: what comes for port %d goes to this Service, not to programs of the node", kind, a, port)
+	}
+	return false
+}
+
+// several adds problems of the same sort, the first of them only.
+func (d *deriver) several(what string, list []string) {
+	const shown = 3
+	for i, text := range list {
+		if i == shown {
+			d.once("%s%d more", what, len(list)-shown)
+			return
+		}
+		d.once("%s%s", what, text)
+	}
 }
 
 func (d *deriver) distribution() string {
@@ -211,6 +258,9 @@ func (d *deriver) add(p Port, kind Kind, a netip.Addr, port uint16, scope Scope,
 	if scope == External {
 		d.external(&f)
 	}
+	if scope == External || a.IsUnspecified() {
+		d.direct(&f)
+	}
 	if len(f.Takers()) == 0 {
 		f.Why = why(s, p, d.slices, everywhere, here, a.Is4(), c.local)
 	}
@@ -228,22 +278,57 @@ func (d *deriver) external(f *Frontend) {
 	default:
 		d.once("annotation %s: %q is neither random nor maglev; %s is used", AnnotationAlgorithm, v, f.Algorithm)
 	}
+	if f.Kind == LoadBalancer && s.ExternalLocal {
+		f.HealthCheck = s.HealthCheckPort
+	}
+	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {
+		d.sources(f)
+	}
+}
+
+// forwarding is how the Service's clients outside reach backends of other nodes.
+// Direct return needs that all nodes know its frontends, and that they send each
+// other packets as they are.
+func (d *deriver) forwarding(protocol uint8) Forwarding {
+	s := d.service
 	mode := cmp.Or(d.at.Forwarding, string(SNAT))
-	switch v := s.Annotations[AnnotationForwarding]; v {
+	v := s.Annotations[AnnotationForwarding]
+	switch v {
 	case "":
 	case string(SNAT), string(DSR), "hybrid":
 		mode = v
 	default:
 		d.once("annotation %s: %q is none of snat, dsr, hybrid; %s is used", AnnotationForwarding, v, mode)
 	}
-	if mode == string(DSR) || mode == "hybrid" && f.Protocol == protocolTCP {
-		f.Forwarding = DSR
+	if mode != string(DSR) && (mode != "hybrid" || protocol != protocolTCP) {
+		return SNAT
 	}
-	if f.Kind == LoadBalancer && s.ExternalLocal {
-		f.HealthCheck = s.HealthCheckPort
+	_, chosen := s.Annotations[AnnotationNode]
+	_, selected := s.Annotations[AnnotationNodeSelector]
+	switch {
+	case d.at.Tunnel && v == mode:
+		d.once("annotation %s: %s needs native routing; snat is used", AnnotationForwarding, v)
+		return SNAT
+	case d.at.Tunnel:
+		return SNAT // said once for all, at the start
+	case chosen || selected:
+		d.once("%s needs that all nodes serve the Service; snat is used", mode)
+		return SNAT
 	}
-	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {
-		d.sources(f)
+	return DSR
+}
+
+// direct sets how clients outside reach backends of other nodes, and to which of
+// this node's others may send them. A NodePort of another node is known here by the
+// unspecified address.
+func (d *deriver) direct(f *Frontend) {
+	if f.Forwarding = d.forwarding(f.Protocol); f.Forwarding != DSR || f.Kind == NodePort && f.Scope == External {
+		return
+	}
+	for _, b := range f.Backends {
+		if b.Node == d.at.Node {
+			f.Direct = append(f.Direct, netip.AddrPortFrom(b.Addr, b.Port))
+		}
 	}
 }
 
@@ -291,12 +376,13 @@ func (d *deriver) sources(f *Frontend) {
 }
 
 // rests adds the rows that keep packets for other ports of virtual addresses from
-// being routed on. Addresses of the node are its own.
+// being routed on. Addresses of nodes are their own. An ExternalIP is anybody's:
+// other ports of it stay reachable from inside, and only what comes in for them drops.
 func (d *deriver) rests() {
 	scopes := map[netip.Addr]Kind{}
 	var order []netip.Addr
 	for _, f := range d.Frontends {
-		if f.Kind == NodePort || slices.Contains(d.at.Addresses, f.Addr) || f.Addr.IsUnspecified() {
+		if f.Kind == NodePort || f.Addr.IsUnspecified() || d.at.isNode(f.Addr) {
 			continue
 		}
 		if _, ok := scopes[f.Addr]; !ok {
@@ -306,12 +392,29 @@ func (d *deriver) rests() {
 	}
 	for _, a := range order {
 		for _, scope := range []Scope{Internal, External} {
-			if scope == External && !d.at.AllKinds {
+			if scope == External && !d.at.AllKinds || scope == Internal && scopes[a] == ExternalIP {
 				continue
 			}
 			d.Frontends = append(d.Frontends, Frontend{Addr: a, Scope: scope, Kind: scopes[a], Service: d.service.Key()})
 		}
 	}
+}
+
+// APIServerSockets are the addresses and ports behind the Service of the API
+// server itself, sorted.
+func APIServerSockets(all table.Snapshot[Slice]) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, slice := range all.Index("service", "default/kubernetes") {
+		for _, e := range slice.Endpoints {
+			for _, a := range e.Addresses {
+				for _, p := range slice.Ports {
+					out = append(out, netip.AddrPortFrom(a, p.Port))
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
 }
 
 // APIServers are the addresses behind the Service of the API server itself.

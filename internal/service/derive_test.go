@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/stentor-net/stentor/internal/endpoint"
 )
 
 func ip(list ...string) []netip.Addr {
@@ -132,5 +134,43 @@ func TestTheAPIServersAreTheEndpointsOfItsService(t *testing.T) {
 		slice("other", web, at("a", "ready", "10.0.1.1")))
 	if d := cmp.Diff(ip("172.30.0.1"), APIServers(et.Snapshot()), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestAHostPortIsOnTheNodesAddressesAndOnItsLoopback(t *testing.T) {
+	place := Place{Node: "a", IPv4: true, IPv6: true, AllKinds: true, Addresses: ip("192.168.0.1", "fd00::1"), NodePort: ip("192.168.0.1", "fd00::1")}
+	pod := func(ports ...endpoint.HostPort) endpoint.Pod {
+		return endpoint.Pod{Namespace: "default", Name: "web", Phase: "Running", IPs: ip("10.0.1.7", "fd00:1::7"), HostPorts: ports}
+	}
+	port := func(host string) endpoint.HostPort {
+		p := endpoint.HostPort{Port: endpoint.Port{Number: 80, Protocol: 6}, HostPort: 8088}
+		if host != "" {
+			p.HostIP = netip.MustParseAddr(host)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		host string
+		want []string
+	}{
+		{"", []string{"192.168.0.1:8088/TCP", "192.168.0.1:8088/TCP/external", "[fd00::1]:8088/TCP", "[fd00::1]:8088/TCP/external",
+			"127.0.0.1:8088/TCP", "[::1]:8088/TCP"}},
+		{"127.0.0.1", []string{"127.0.0.1:8088/TCP"}},
+		{"127.1.2.3", []string{"127.1.2.3:8088/TCP"}},
+		{"::1", []string{"[::1]:8088/TCP"}},
+		{"fd00::1", []string{"[fd00::1]:8088/TCP", "[fd00::1]:8088/TCP/external"}},
+		{"192.168.0.2", nil},
+	} {
+		d := OfPod(pod(port(c.host)), place)
+		var got []string
+		for _, f := range d.Frontends {
+			got = append(got, f.Key())
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("host address %q: %s", c.host, diff)
+		}
+		if (len(d.Problems) == 0) != (len(c.want) > 0) {
+			t.Errorf("host address %q: problems %q", c.host, d.Problems)
+		}
 	}
 }

@@ -115,12 +115,14 @@ type Frontend struct {
 	Affinity    uint32
 	Algorithm   Algorithm
 	Forwarding  Forwarding
-	Sources     []netip.Prefix // clients, sorted; empty: all
-	SourcesDeny bool           // Sources are those that are refused
-	HealthCheck uint16         // healthCheckNodePort; 0: none
-	SkipNetNS   []uint64       // cookies of network namespaces that are not translated: a redirect's own backends
-	Backends    []Backend      // sorted by address and port
-	Why         string         // there is no backend; empty if there is one
+	Sources     []netip.Prefix   // clients, sorted; empty: all
+	SourcesDeny bool             // Sources are those that are refused
+	HealthCheck uint16           // healthCheckNodePort; 0: none
+	SkipNetNS   []uint64         // cookies of network namespaces that are not translated: a redirect's own backends
+	Redirect    string           // namespace/name of the policy that put these backends here; empty: none
+	Backends    []Backend        // sorted by address and port
+	Direct      []netip.AddrPort // those of this node that other nodes may send clients to with their own address
+	Why         string           // there is no backend; empty if there is one
 }
 
 // Takers are the backends that new connections get: the active ones, else those
@@ -214,6 +216,7 @@ func (f Frontend) options() string {
 		out = append(out, verb+"="+strings.Join(list, "+"))
 	}
 	add(f.HealthCheck > 0, "health-check="+strconv.Itoa(int(f.HealthCheck)))
+	add(f.Redirect != "", "redirect="+f.Redirect)
 	return strings.Join(out, ",")
 }
 
@@ -221,8 +224,9 @@ func (f Frontend) options() string {
 func SameFrontend(a, b Frontend) bool {
 	return a.ID() == b.ID() && a.Kind == b.Kind && a.Service == b.Service && a.PortName == b.PortName && a.Local == b.Local &&
 		a.Affinity == b.Affinity && a.Algorithm == b.Algorithm && a.Forwarding == b.Forwarding &&
-		a.SourcesDeny == b.SourcesDeny && a.HealthCheck == b.HealthCheck && a.Why == b.Why &&
-		slices.Equal(a.Sources, b.Sources) && slices.Equal(a.SkipNetNS, b.SkipNetNS) && slices.Equal(a.Backends, b.Backends)
+		a.SourcesDeny == b.SourcesDeny && a.HealthCheck == b.HealthCheck && a.Why == b.Why && a.Redirect == b.Redirect &&
+		slices.Equal(a.Sources, b.Sources) && slices.Equal(a.SkipNetNS, b.SkipNetNS) && slices.Equal(a.Backends, b.Backends) &&
+		slices.Equal(a.Direct, b.Direct)
 }
 
 // NewBackendTable makes the table `backends`. Index "service": namespace/name.

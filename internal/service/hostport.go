@@ -32,25 +32,29 @@ func OfPod(p endpoint.Pod, at Place) Derived {
 			if len(f.Backends) == 0 {
 				f.Why = "the pod has no address of this family"
 			}
-			for _, scope := range []Scope{Internal, External} {
-				f.Scope = scope
+			d.Frontends = append(d.Frontends, f)
+			if !a.IsLoopback() {
+				f.Scope = External
 				d.Frontends = append(d.Frontends, f)
 			}
 		}
-		if port.Bound() && !slices.Contains(at.Addresses, port.HostIP) {
+		if len(at.hostPortAddresses(port)) == 0 && port.Bound() {
 			d.Problems = append(d.Problems, fmt.Sprintf("host port %d: %s is no address of this node that others reach", port.HostPort, port.HostIP))
 		}
 	}
 	return d
 }
 
+var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+
 // hostPortAddresses are those on which a host port is served: never one that is
-// not the node's, which would let a pod take the traffic of others.
+// not the node's, which would let a pod take the traffic of others. Those of the
+// loopback are for programs on the node's own network.
 func (at Place) hostPortAddresses(p endpoint.HostPort) []netip.Addr {
 	switch {
 	case !p.Bound():
-		return at.NodePort
-	case slices.Contains(at.Addresses, p.HostIP):
+		return slices.Concat(at.NodePort, loopback)
+	case p.HostIP.IsLoopback(), slices.Contains(at.Addresses, p.HostIP):
 		return []netip.Addr{p.HostIP}
 	}
 	return nil

@@ -2,7 +2,10 @@
 
 package service
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Values of trafficDistribution; the annotation topology-mode counts as PreferSameZone.
 const (
@@ -44,4 +47,24 @@ type Place struct {
 	ProxyName         string
 	Algorithm         Algorithm // of external frontends
 	Forwarding        string    // snat, dsr, hybrid
+	Tunnel            bool      // nodes send pods' packets to each other through a tunnel
+
+	RedirectRanges []netip.Prefix // that address matchers of redirects must be within; none: any
+	Around         Around
+}
+
+// isNode tells whether an address is one of a node or of the API server.
+func (at Place) isNode(a netip.Addr) bool {
+	return slices.Contains(at.Addresses, a) || slices.Contains(at.Around.Nodes, a) ||
+		slices.ContainsFunc(at.Around.APIServers, func(p netip.AddrPort) bool { return p.Addr() == a })
+}
+
+// Around is what the cluster has that no address of a Service may take traffic from.
+type Around struct {
+	PodRanges  []netip.Prefix   // of all nodes
+	Nodes      []netip.Addr     // addresses of all nodes
+	APIServers []netip.AddrPort // TCP
+	NodePorts  []uint16         // TCP ports on which every node answers itself: kubelet, agent
+	PortMin    uint16           // first port of NodePorts
+	PortMax    uint16           // the last one; 0: not known
 }

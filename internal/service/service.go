@@ -21,6 +21,7 @@ type Port struct {
 // Service is a Kubernetes Service: a row of the raw table `services`.
 type Service struct {
 	Namespace, Name string
+	UID             string
 	Type            string // ClusterIP, NodePort, LoadBalancer, ExternalName
 	ClusterIPs      []netip.Addr
 	ExternalIPs     []netip.Addr
@@ -68,8 +69,9 @@ type SlicePort struct {
 // Slice is an EndpointSlice: a row of the raw table `endpointslices`.
 type Slice struct {
 	Namespace, Name string
-	Service         string // name of the owning Service, same namespace
-	Weight          string // annotation service.cilium.io/weight; empty: DefaultWeight
+	Service         string   // name of the owning Service, same namespace
+	Weight          string   // annotation service.cilium.io/weight; empty: DefaultWeight
+	Problems        []string // addresses that were left out, for people
 	Ports           []SlicePort
 	Endpoints       []SliceEndpoint
 }

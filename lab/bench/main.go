@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// stentor-bench measures Stentor beside the kernel's own ways: see docs/measure.
+// stentor-bench measures Stentor beside the kernel's own ways: see README.md.
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,10 +63,16 @@ func run(ctx context.Context) error {
 	fast := flag.Bool("fast", false, "few rounds: shows that the parts work, not what they measure")
 	data := flag.String("json", "", "file for all samples")
 	page := flag.String("page", "", "file for the page")
+	sheet := flag.String("csv", "", "file for all values")
+	services := flag.Bool("services", false, "the parts about many services, instead of the others")
 	list := flag.Bool("list", false, "list the parts")
 	flag.Parse()
+	parts, command := measure.Parts(), "make bench"
+	if *services {
+		parts, command = measure.ServiceParts(), "make bench-services"
+	}
 	if *list {
-		for _, p := range measure.Parts() {
+		for _, p := range parts {
 			fmt.Printf("%-10s %s\n", p.Name, p.Title)
 		}
 		return nil
@@ -81,15 +88,18 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := result{Machine: measure.Machine(), Time: time.Now().UTC().Truncate(time.Second), Command: "make bench"}
+	r := result{Machine: measure.Machine(), Time: time.Now().UTC().Truncate(time.Second), Command: command}
 	if *only != "" {
 		r.Command += " BENCH='" + *only + "'"
 	}
 	e := &measure.Env{Root: dir, Bin: filepath.Join(dir, "bin"), Lab: *lab, Fast: *fast, Log: os.Stderr}
-	rows, failed := measure.Run(ctx, e, match)
+	rows, failed := measure.Run(ctx, e, parts, match)
 	r.Rows = rows
 	bench.Print(os.Stdout, rows)
-	return errors.Join(failed, r.write(*data, *page))
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted: no file is written"), failed)
+	}
+	return errors.Join(failed, r.write(*data, *page, *sheet))
 }
 
 // result is everything that is written to files.
@@ -100,7 +110,16 @@ type result struct {
 	Rows    []bench.Row `json:"rows"`
 }
 
-func (r result) write(data, page string) error {
+func (r result) write(data, page, sheet string) error {
+	if sheet != "" {
+		var b bytes.Buffer
+		if err := bench.CSV(&b, r.Rows); err != nil {
+			return err
+		}
+		if err := os.WriteFile(sheet, b.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
 	if data != "" {
 		b, err := json.MarshalIndent(r, "", " ")
 		if err != nil {

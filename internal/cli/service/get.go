@@ -73,6 +73,18 @@ func (o *getOptions) run(ctx context.Context) error {
 			lines = append(lines, line{Service: s})
 		}
 	}
+	problems := map[string]bool{}
+	for _, s := range got {
+		if s.Status == nil {
+			continue
+		}
+		for _, p := range s.Status.Problems {
+			if !problems[p] {
+				problems[p] = true
+				fmt.Fprintf(o.Err, "%s: %s\n", name(s), p)
+			}
+		}
+	}
 	return command.Print(o.Streams, o.Output, []command.Column[line]{
 		{Name: "SERVICE", Value: func(l line) string { return name(l.Service) }},
 		{Name: "TYPE", Value: func(l line) string { return flags(l.Service).Type }},

@@ -40,7 +40,20 @@ func list(s command.Streams, o command.Output, got []rest.Service) error {
 		}
 		return strings.Compare(frontend(a), frontend(b))
 	})
-	return command.Print(s, o, columns, got, nil)
+	return command.Print(s, o, withProblems(columns, got), got, nil)
+}
+
+// withProblems adds the column of problems, if there is one.
+func withProblems(columns []command.Column[rest.Service], got []rest.Service) []command.Column[rest.Service] {
+	if !slices.ContainsFunc(got, func(s rest.Service) bool { return s.Status != nil && len(s.Status.Problems) > 0 }) {
+		return columns
+	}
+	return append(slices.Clone(columns), command.Column[rest.Service]{Name: "PROBLEMS", Value: func(s rest.Service) string {
+		if s.Status == nil {
+			return ""
+		}
+		return strings.Join(s.Status.Problems, "; ")
+	}})
 }
 
 var columns = []command.Column[rest.Service]{

@@ -20,6 +20,7 @@ const (
 	NetMapAffinityBackends   = "affinity_backends"
 	NetMapBackends           = "backends"
 	NetMapClasses            = "classes"
+	NetMapDirectBackends     = "direct_backends"
 	NetMapEndpointAddrs      = "endpoint_addrs"
 	NetMapEndpoints          = "endpoints"
 	NetMapEventSequence      = "event_sequence"
@@ -39,6 +40,7 @@ const (
 	NetMapProxyPorts         = "proxy_ports"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
+	NetMapServiceHints       = "service_hints"
 	NetMapServiceSkips       = "service_skips"
 	NetMapServiceSlots       = "service_slots"
 	NetMapServiceVips        = "service_vips"
@@ -50,6 +52,7 @@ const (
 	NetVarCfgBindProtection  = "cfg_bind_protection"
 	NetVarCfgEventLevel      = "cfg_event_level"
 	NetVarCfgHostIfindex     = "cfg_host_ifindex"
+	NetVarCfgHostMac         = "cfg_host_mac"
 	NetVarCfgHostNetns       = "cfg_host_netns"
 	NetVarCfgHostSockets     = "cfg_host_sockets"
 	NetVarCfgHz              = "cfg_hz"
@@ -128,6 +131,7 @@ type NetMapSpecs struct {
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
 	Classes          *ebpf.MapSpec `ebpf:"classes"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.MapSpec `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.MapSpec `ebpf:"endpoints"`
 	EventSequence    *ebpf.MapSpec `ebpf:"event_sequence"`
@@ -147,6 +151,7 @@ type NetMapSpecs struct {
 	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -162,6 +167,7 @@ type NetVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -210,6 +216,7 @@ type NetMaps struct {
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
 	Classes          *ebpf.Map `ebpf:"classes"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	EndpointAddrs    *ebpf.Map `ebpf:"endpoint_addrs"`
 	Endpoints        *ebpf.Map `ebpf:"endpoints"`
 	EventSequence    *ebpf.Map `ebpf:"event_sequence"`
@@ -229,6 +236,7 @@ type NetMaps struct {
 	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -243,6 +251,7 @@ func (m *NetMaps) Close() error {
 		m.AffinityBackends,
 		m.Backends,
 		m.Classes,
+		m.DirectBackends,
 		m.EndpointAddrs,
 		m.Endpoints,
 		m.EventSequence,
@@ -262,6 +271,7 @@ func (m *NetMaps) Close() error {
 		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,
@@ -278,6 +288,7 @@ type NetVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -19,9 +19,11 @@ const (
 	SockMapAffinities         = "affinities"
 	SockMapAffinityBackends   = "affinity_backends"
 	SockMapBackends           = "backends"
+	SockMapDirectBackends     = "direct_backends"
 	SockMapMaglevRows         = "maglev_rows"
 	SockMapNodeAddrs          = "node_addrs"
 	SockMapNodes              = "nodes"
+	SockMapServiceHints       = "service_hints"
 	SockMapServiceSkips       = "service_skips"
 	SockMapServiceSlots       = "service_slots"
 	SockMapServiceVips        = "service_vips"
@@ -43,6 +45,7 @@ const (
 	SockVarCfgBindProtection  = "cfg_bind_protection"
 	SockVarCfgEventLevel      = "cfg_event_level"
 	SockVarCfgHostIfindex     = "cfg_host_ifindex"
+	SockVarCfgHostMac         = "cfg_host_mac"
 	SockVarCfgHostNetns       = "cfg_host_netns"
 	SockVarCfgHostSockets     = "cfg_host_sockets"
 	SockVarCfgHz              = "cfg_hz"
@@ -129,9 +132,11 @@ type SockMapSpecs struct {
 	Affinities       *ebpf.MapSpec `ebpf:"affinities"`
 	AffinityBackends *ebpf.MapSpec `ebpf:"affinity_backends"`
 	Backends         *ebpf.MapSpec `ebpf:"backends"`
+	DirectBackends   *ebpf.MapSpec `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.MapSpec `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.MapSpec `ebpf:"node_addrs"`
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
+	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.MapSpec `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	ServiceVips      *ebpf.MapSpec `ebpf:"service_vips"`
@@ -149,6 +154,7 @@ type SockVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -197,9 +203,11 @@ type SockMaps struct {
 	Affinities       *ebpf.Map `ebpf:"affinities"`
 	AffinityBackends *ebpf.Map `ebpf:"affinity_backends"`
 	Backends         *ebpf.Map `ebpf:"backends"`
+	DirectBackends   *ebpf.Map `ebpf:"direct_backends"`
 	MaglevRows       *ebpf.Map `ebpf:"maglev_rows"`
 	NodeAddrs        *ebpf.Map `ebpf:"node_addrs"`
 	Nodes            *ebpf.Map `ebpf:"nodes"`
+	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
 	ServiceSkips     *ebpf.Map `ebpf:"service_skips"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	ServiceVips      *ebpf.Map `ebpf:"service_vips"`
@@ -215,9 +223,11 @@ func (m *SockMaps) Close() error {
 		m.Affinities,
 		m.AffinityBackends,
 		m.Backends,
+		m.DirectBackends,
 		m.MaglevRows,
 		m.NodeAddrs,
 		m.Nodes,
+		m.ServiceHints,
 		m.ServiceSkips,
 		m.ServiceSlots,
 		m.ServiceVips,
@@ -236,6 +246,7 @@ type SockVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -112,6 +112,38 @@ func TestAReversePathFilterForAllDevicesIsMovedToTheOthers(t *testing.T) {
 	holds(t, n.Namespace, "sysctl -n net.ipv4.conf.all.rp_filter net.ipv4.conf.up0.rp_filter net.ipv4.conf."+link.HostName+".rp_filter", "0\n1\n0")
 }
 
+func TestPortsAreReservedBesideThoseThatAre(t *testing.T) {
+	const get = "sysctl -n net.ipv4.ip_local_reserved_ports"
+	n := newNode(t, nil)
+	local := func(text string) {
+		t.Helper()
+		var err error
+		n.Namespace.Do(func() { err = os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte(text), 0o644) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reserved := func(want string) {
+		t.Helper()
+		n.ensure(t)
+		if out, err := n.Namespace.Output(get); err != nil || strings.TrimSpace(out) != want {
+			t.Errorf("reserved ports %q, %v; want %q", strings.TrimSpace(out), err, want)
+		}
+	}
+	n.Namespace.Run(t, "sysctl -qw net.ipv4.ip_local_reserved_ports=8080,9148-9150")
+	reserved("8080,9148-9150")
+	n.opt.Reserved = [2]uint16{30000, 32767}
+	local("33000 60999") // of which none is a NodePort
+	reserved("8080,9148-9150")
+	local("32768 60999")
+	reserved("8080,9148-9150")
+	local("32000 60999")
+	reserved("8080,9148-9150,30000-32767")
+	reserved("8080,9148-9150,30000-32767")
+	n.opt.Reserved = [2]uint16{30000, 33000}
+	reserved("8080,9148-9150,30000-33000")
+}
+
 func TestWithoutTunnelsThereIsNoOverlayAndTheFullMTU(t *testing.T) {
 	n := newNode(t, func(o *link.Options) { o.Tunnel = false })
 	if n.Node.Devices().MTU != 1500 {

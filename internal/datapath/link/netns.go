@@ -22,3 +22,17 @@ func NetNSCookie() (uint64, error) {
 	}
 	return cookie, nil
 }
+
+// NetNSCookieOf is that of the network namespace at a path.
+func NetNSCookieOf(path string) (cookie uint64, err error) {
+	ns, err := openNS(path)
+	if err != nil {
+		return 0, err
+	}
+	defer ns.Close()
+	err = inside(ns, func() (err error) {
+		cookie, err = NetNSCookie()
+		return err
+	})
+	return cookie, err
+}

@@ -36,9 +36,10 @@ type Options struct {
 	Router     []netip.Addr
 	NodeIPs    []netip.Addr // this node's InternalIPs, find the uplinks and the outer family
 	PodCIDRs   []netip.Prefix
-	Uplinks    []string // empty: devices of NodeIPs and of the default routes
-	MTU        int      // of pods; 0: the smallest uplink's minus the overlay's overhead
-	ProcSys    string   // "": /proc/sys; another path where that one is mounted read-only
+	Uplinks    []string  // empty: devices of NodeIPs and of the default routes
+	MTU        int       // of pods; 0: the smallest uplink's minus the overlay's overhead
+	Reserved   [2]uint16 // first and last port that no socket gets without asking for it; zero: none
+	ProcSys    string    // "": /proc/sys; another path where that one is mounted read-only
 }
 
 func (o *Options) validate() error {
@@ -144,6 +145,10 @@ func (n *Node) hostPair(mtu int) (host, net Device, err error) {
 		if err := n.quietDevice(name); err != nil {
 			return host, net, err
 		}
+	}
+	// What the host answers to the proxy comes in here, with an address of the host.
+	if err := n.setDevice("ipv4", HostName, [][2]string{{"accept_local", "1"}}); err != nil {
+		return host, net, err
 	}
 	if host, err = n.bringUp(HostName, mtu); err != nil {
 		return host, net, err

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +25,9 @@ func (n *Node) sysctls(up []Device) error {
 			return err
 		}
 	}
+	if err := n.reservePorts(); err != nil {
+		return err
+	}
 	if !n.opt.IPv6 {
 		return nil
 	}
@@ -36,6 +41,58 @@ func (n *Node) sysctls(up []Device) error {
 		}
 	}
 	return n.set("net/ipv6/conf/all/forwarding", "1")
+}
+
+// reservePorts keeps the kernel from giving a socket a port of the reserved range
+// of its own accord: a connection with it would be taken for one to a service. What
+// is reserved already stays; what the kernel gives to nobody needs nothing. The
+// sysctls are for both families.
+func (n *Node) reservePorts() error {
+	const local, reserved = "net/ipv4/ip_local_port_range", "net/ipv4/ip_local_reserved_ports"
+	first, last := n.opt.Reserved[0], n.opt.Reserved[1]
+	if last == 0 {
+		return nil
+	}
+	var low, high uint16
+	if _, err := fmt.Sscan(n.get(local), &low, &high); err != nil {
+		return fmt.Errorf("read sysctl %s: %w", sysctlName(local), err)
+	}
+	if last < low || first > high {
+		return nil
+	}
+	had := n.get(reserved)
+	all, err := parsePorts(had)
+	if err != nil {
+		return fmt.Errorf("read sysctl %s: %w", sysctlName(reserved), err)
+	}
+	if slices.ContainsFunc(all, func(r [2]uint16) bool { return r[0] <= first && last <= r[1] }) {
+		return nil
+	}
+	want := fmt.Sprintf("%d-%d", first, last)
+	if had != "" {
+		want = had + "," + want
+	}
+	return n.set(reserved, want)
+}
+
+// parsePorts reads a list such as 8080,9000-9100.
+func parsePorts(text string) (out [][2]uint16, err error) {
+	for _, one := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' }) {
+		first, last, is := strings.Cut(one, "-")
+		if !is {
+			last = first
+		}
+		low, err := strconv.ParseUint(first, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no range of ports", one)
+		}
+		high, err := strconv.ParseUint(last, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no range of ports", one)
+		}
+		out = append(out, [2]uint16{uint16(low), uint16(high)})
+	}
+	return out, nil
 }
 
 // releaseReversePath lets each device decide for itself: the kernel takes the
@@ -139,9 +196,11 @@ func (n *Node) set(path, value string) error {
 }
 
 func sysctlError(path, value string, err error) error {
-	name := strings.ReplaceAll(path, "/", ".")
+	name := sysctlName(path)
 	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("set sysctl %s to %s: %w (mount the node's /proc/sys/net writable into the agent, or set it on the node)", name, value, err)
 	}
 	return fmt.Errorf("set sysctl %s: %w", name, err)
 }
+
+func sysctlName(path string) string { return strings.ReplaceAll(path, "/", ".") }

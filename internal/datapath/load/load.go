@@ -61,6 +61,7 @@ type Services struct {
 	AllKinds       bool   // every kind, for clients outside, too
 	HostOnly       bool   // of sockets, only the host's are translated
 	BindProtection bool   // no socket of the host may bind to a NodePort
+	ReservePorts   bool   // the kernel gives no NodePort to a socket of the host either
 	Silent         bool   // a service without backends drops instead of answering
 	PortMin        uint16 // of NodePorts, inclusive
 	PortMax        uint16
@@ -196,6 +197,7 @@ func (p *Programs) constants(uplink link.Device) map[string]any {
 		abi.ConfigOverlayIfindex:  uint32(o.Devices.Overlay.Index),
 		abi.ConfigUplinkIfindex:   uint32(uplink.Index),
 		abi.ConfigHostIfindex:     uint32(o.Devices.Host.Index),
+		abi.ConfigHostMAC:         o.Devices.Host.MAC,
 		abi.ConfigMasquerade4:     flag(o.Masquerade4 && uplink.Addr4.IsValid()),
 		abi.ConfigMasquerade6:     flag(o.Masquerade6 && uplink.Addr6.IsValid()),
 		abi.ConfigMasqueradeAddr4: bytes16(uplink.Addr4),

@@ -23,13 +23,17 @@ type memory struct {
 }
 
 func (m *memory) open(em *ebpf.Map) error {
+	return m.openAs(em, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+func (m *memory) openAs(em *ebpf.Map, protection int) error {
 	if em == nil {
 		return nil
 	}
 	step := stride(em.ValueSize())
 	size := step * int(em.MaxEntries())
 	page := unix.Getpagesize()
-	b, err := unix.Mmap(em.FD(), 0, (size+page-1)&^(page-1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(em.FD(), 0, (size+page-1)&^(page-1), protection, unix.MAP_SHARED)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("mmap: %w (the map lacks BPF_F_MMAPABLE)", err)
 	}
@@ -69,6 +73,14 @@ func (m *memory) store32(row uint32, offset uintptr, v uint32) {
 
 func (m *memory) load32(row uint32, offset uintptr) uint32 {
 	return atomic.LoadUint32(m.word(row, offset))
+}
+
+func (m *memory) store64(row uint32, v uint64) {
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&m.b[int(row)*m.stride : int(row)*m.stride+8][0])), v)
+}
+
+func (m *memory) load64(row uint32) uint64 {
+	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&m.b[int(row)*m.stride : int(row)*m.stride+8][0])))
 }
 
 // store16 changes half of a word by a compare-and-swap of the whole: Go has no

@@ -20,7 +20,8 @@ type Node struct {
 }
 
 // SetNodes makes nodes and their addresses exactly those of the list. A row is
-// written before the addresses that lead to it, and goes after them.
+// written before the addresses that lead to it, and goes after them. A *FullError
+// says that Grow and a repetition help.
 func (s *Set) SetNodes(list []Node) error {
 	s.nodesMu.Lock()
 	defer s.nodesMu.Unlock()
@@ -56,12 +57,12 @@ func (s *Set) SetNodes(list []Node) error {
 	}
 	for a, index := range addrs {
 		if old, ok := have.addrs[a]; !ok || old != index {
-			errs = append(errs, s.maps[abi.MapNodeAddrs].Put(a, index))
+			errs = append(errs, fullOr(s.Map(abi.MapNodeAddrs).Put(a, index), s.Map(abi.MapNodeAddrs), abi.MapNodeAddrs))
 		}
 	}
 	for a := range have.addrs {
 		if _, ok := addrs[a]; !ok {
-			errs = append(errs, absentIsFine(s.maps[abi.MapNodeAddrs].Delete(a)))
+			errs = append(errs, absentIsFine(s.Map(abi.MapNodeAddrs).Delete(a)))
 		}
 	}
 	for index := range have.rows {
@@ -107,6 +108,6 @@ func (s *Set) nodes() (nodeTables, error) {
 				t.rows[uint16(i)] = n
 			}
 		}),
-		each(s.maps[abi.MapNodeAddrs], func(a abi.Addr, i uint32) { t.addrs[a] = i }))
+		each(s.Map(abi.MapNodeAddrs), func(a abi.Addr, i uint32) { t.addrs[a] = i }))
 	return t, err
 }

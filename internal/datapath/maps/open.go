@@ -37,7 +37,7 @@ func (e *LayoutError) Error() string {
 }
 
 // mapped into memory, so that one row or cell changes by one store.
-var shared = []string{"peers", "policy_gens", "endpoints"}
+var shared = []string{"peers", "policy_gens", "endpoints", "service_hints"}
 
 // Adapt makes map specs ready for Open: what the agent maps into its memory
 // says so. The programs do not depend on it.
@@ -234,6 +234,9 @@ func (s *Set) Map(name string) *ebpf.Map {
 // Close lets go of the maps; they stay pinned.
 func (s *Set) Close() error {
 	var errs []error
+	if s.services != nil {
+		errs = append(errs, s.services.hints.close())
+	}
 	for _, mem := range []*memory{&s.peers, &s.gens, &s.endpoints} {
 		errs = append(errs, mem.close())
 	}

@@ -202,11 +202,12 @@ func setRowOf(k abi.SetKey, e abi.SetEntry) policy.SetRow {
 
 // Offsets of the words of an endpoint that change while it lives.
 var (
-	endpointIdentity = unsafe.Offsetof(abi.Endpoint{}.Identity)
-	endpointPeer4    = unsafe.Offsetof(abi.Endpoint{}.Peer4)
-	endpointPeer6    = unsafe.Offsetof(abi.Endpoint{}.Peer6)
-	endpointSlots    = unsafe.Offsetof(abi.Endpoint{}.Slots)
-	endpointFlags    = unsafe.Offsetof(abi.Endpoint{}.Flags)
+	endpointIdentity    = unsafe.Offsetof(abi.Endpoint{}.Identity)
+	endpointPeer4       = unsafe.Offsetof(abi.Endpoint{}.Peer4)
+	endpointPeer6       = unsafe.Offsetof(abi.Endpoint{}.Peer6)
+	endpointSlots       = unsafe.Offsetof(abi.Endpoint{}.Slots)
+	endpointFlags       = unsafe.Offsetof(abi.Endpoint{}.Flags)
+	endpointIncarnation = unsafe.Offsetof(abi.Endpoint{}.Incarnation)
 )
 
 // setEndpoint stores who the endpoint is, then both of its slots in one store.

@@ -14,7 +14,7 @@ import (
 	"github.com/stentor-net/stentor/internal/service"
 )
 
-// FullError says that a table of services has no room left. Grow makes it larger.
+// FullError says that a table has no room left. Grow makes it larger.
 type FullError struct {
 	Map  string
 	Want uint32 // rows that it should have
@@ -29,6 +29,7 @@ type services struct {
 	maps  func(name string) *ebpf.Map
 	grace func() error
 	how   maglevOptions
+	hints memory
 
 	mu       sync.Mutex
 	known    map[abi.ServiceKey]*front
@@ -51,6 +52,7 @@ type front struct {
 	backends []uint32 // all that it refers to, also those without new connections
 	sources  []netip.Prefix
 	skips    []uint64
+	direct   []netip.AddrPort
 }
 
 // piece of an array that frontends with the same backends share.
@@ -80,6 +82,9 @@ func (s *Set) newServices() (*services, error) {
 	v.slots = newArena(v.maps(abi.MapServiceSlots).MaxEntries())
 	v.tables = newArena(v.maps(abi.MapMaglevRows).MaxEntries())
 	v.backends = newBackendRows(v.maps(abi.MapBackends).MaxEntries())
+	if err := v.hints.open(v.maps(abi.MapServiceHints)); err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", abi.MapServiceHints, err)
+	}
 	return v, v.load()
 }
 
@@ -152,6 +157,7 @@ func (v *services) remove(k abi.ServiceKey) error {
 		return err
 	}
 	delete(v.known, k)
+	v.unhint(k, old.row.ID)
 	if old.row.ID != 0 {
 		v.resting.ids = append(v.resting.ids, old.row.ID)
 	}
@@ -179,6 +185,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 		return errors.Join(err, v.side(k, next.row.ID, old, next, false), v.letGo(next))
 	}
 	v.known[k] = next
+	v.hint(k, next.row)
 	return errors.Join(v.letGo(old), v.side(k, next.row.ID, next, old, false))
 }
 
@@ -186,9 +193,12 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 // holds what was taken, also after an error.
 func (v *services) build(k abi.ServiceKey, f service.Frontend, old *front) (next *front, err error) {
 	next = &front{spec: f, row: abi.Service{ID: old.row.ID, Affinity: f.Affinity, Flags: flagsOf(f), Kind: kinds[f.Kind]},
-		sources: f.Sources, skips: f.SkipNetNS}
+		sources: f.Sources, skips: f.SkipNetNS, direct: f.Direct}
 	if f.Rest() {
 		return next, nil
+	}
+	if f.Affinity != 0 && v.maps(abi.MapAffinities).MaxEntries() < abi.Affinities {
+		return next, &FullError{abi.MapAffinities, abi.Affinities}
 	}
 	if next.row.ID == 0 {
 		if next.row.ID, err = v.newID(k); err != nil {
@@ -243,6 +253,10 @@ func (v *services) side(k abi.ServiceKey, id uint32, from, to *front, add bool) 
 		}
 		errs = append(errs, v.set(abi.MapSourceRanges, abi.SourceRange{Prefixlen: 32 + uint32(bits), Service: id, Addr: p.Addr().As16()}, add))
 	}
+	for _, b := range missing(from.direct, to.direct) {
+		key := abi.DirectBackend{Addr: mapped(b.Addr()), Port: swap(b.Port()), Protocol: k.Protocol, Service: id}
+		errs = append(errs, v.set(abi.MapDirectBackends, key, add))
+	}
 	for _, cookie := range missing(from.skips, to.skips) {
 		errs = append(errs, v.set(abi.MapServiceSkips, abi.ServiceSkip{VIP: k.VIP, Netns: cookie, Port: k.Port, Protocol: k.Protocol}, add))
 	}
@@ -279,6 +293,7 @@ func flagsOf(f service.Frontend) (out uint16) {
 		{len(f.Sources) > 0 && !f.SourcesDeny, abi.ServiceSourceAllow},
 		{len(f.Sources) > 0 && f.SourcesDeny, abi.ServiceSourceDeny},
 		{len(f.SkipNetNS) > 0, abi.ServiceSkipped},
+		{f.Addr.IsLoopback(), abi.ServiceLoopback},
 	} {
 		if x.cond {
 			out |= x.flag
@@ -324,10 +339,12 @@ func (v *services) letGo(f *front) error {
 	return errors.Join(errs...)
 }
 
-// full turns the kernel's "no room" into a *FullError.
-func (v *services) full(err error, name string) error {
+func (v *services) full(err error, name string) error { return fullOr(err, v.maps(name), name) }
+
+// fullOr turns the kernel's "no room" into a *FullError.
+func fullOr(err error, m *ebpf.Map, name string) error {
 	if isFull(err) {
-		return &FullError{name, 2 * v.maps(name).MaxEntries()}
+		return &FullError{name, 2 * m.MaxEntries()}
 	}
 	return err
 }
@@ -337,25 +354,42 @@ func (v *services) release() {
 	if v.resting.empty() || v.grace() != nil {
 		return
 	}
-	for _, first := range v.resting.slots {
-		v.slots.put(first)
-	}
-	for _, first := range v.resting.tables {
-		v.tables.put(first)
-	}
-	for _, id := range v.resting.ids {
-		v.ids.put(id)
-	}
-	for _, id := range v.resting.backends {
-		v.backends.numbers.put(id)
-	}
+	v.free(v.resting)
 	v.resting = rest{}
 }
 
-// SettleServices frees the rows of services that changed; off the hot path,
-// since it waits for a grace period.
+func (v *services) free(r rest) {
+	for _, first := range r.slots {
+		v.slots.put(first)
+	}
+	for _, first := range r.tables {
+		v.tables.put(first)
+	}
+	for _, id := range r.ids {
+		v.ids.put(id)
+	}
+	for _, id := range r.backends {
+		v.backends.numbers.put(id)
+	}
+}
+
+// SettleServices frees the rows of services that changed. It waits for a grace
+// period, but changes need not wait for it.
 func (s *Set) SettleServices() {
-	s.services.mu.Lock()
-	defer s.services.mu.Unlock()
-	s.services.release()
+	v := s.services
+	v.mu.Lock()
+	r := v.resting
+	v.resting = rest{}
+	v.mu.Unlock()
+	if r.empty() {
+		return
+	}
+	err := v.grace()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil { // the next one frees them
+		v.resting = rest{append(r.slots, v.resting.slots...), append(r.tables, v.resting.tables...), append(r.ids, v.resting.ids...), append(r.backends, v.resting.backends...)}
+		return
+	}
+	v.free(r)
 }

@@ -19,7 +19,7 @@ import (
 // growing are tables that begin small and are replaced by larger ones.
 var growing = []string{
 	abi.MapServices, abi.MapServiceSlots, abi.MapBackends, abi.MapMaglevRows, abi.MapServiceVIPs,
-	abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips,
+	abi.MapAffinities, abi.MapAffinityBackends, abi.MapSourceRanges, abi.MapServiceSkips, abi.MapNodeAddrs, abi.MapDirectBackends,
 }
 
 // load reads what the kernel holds, so that numbers are kept over a restart.
@@ -81,6 +81,7 @@ func (v *services) load() error {
 	})
 	v.slots.adopt(ranges)
 	v.tables.adopt(tables)
+	v.loadHints()
 	return errors.Join(err, v.loadSides())
 }
 
@@ -107,6 +108,12 @@ func (v *services) loadSides() error {
 			f.skips = append(f.skips, k.Netns)
 		} else {
 			drop(abi.MapServiceSkips, k)
+		}
+	}), each(v.maps(abi.MapDirectBackends), func(k abi.DirectBackend, _ uint32) {
+		if f := byID[k.Service]; f != nil {
+			f.direct = append(f.direct, netip.AddrPortFrom(unmapped(k.Addr), swap(k.Port)))
+		} else {
+			drop(abi.MapDirectBackends, k)
 		}
 	}), each(v.maps(abi.MapAffinityBackends), func(k abi.AffinityBackend, _ uint32) {
 		if f := byID[k.Service]; f == nil || !slices.Contains(f.sticky(), k.Backend) {
@@ -141,16 +148,27 @@ func (v *services) forgetUnused() error {
 // growable says whether a map may be larger than the programs were compiled with.
 func growable(name string) bool { return slices.Contains(growing, name) }
 
-// Grow makes a larger map of a name with the rows of the present one. Programs
-// must be loaded with Maps anew; then Grown takes the larger map for good, or, if
-// that failed, Shrink the present one. Nothing may be written in between.
-func (s *Set) Grow(name string, entries uint32) error {
+// Grow makes larger maps of the names with the rows of the present ones. Programs
+// must be loaded with Maps anew; then Grown takes the larger maps for good, or, if
+// that failed, Shrink the present ones. Nothing may be written in between.
+func (s *Set) Grow(sizes map[string]uint32) error {
+	s.services.mu.Lock()
+	defer s.services.mu.Unlock()
+	s.smaller = map[string]*ebpf.Map{}
+	for name, entries := range sizes {
+		if err := s.growOne(name, entries); err != nil {
+			s.Shrink()
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Set) growOne(name string, entries uint32) error {
 	old := s.Map(name)
 	if old == nil || !growable(name) {
 		return fmt.Errorf("map %s does not grow", name)
 	}
-	s.services.mu.Lock()
-	defer s.services.mu.Unlock()
 	spec := s.specs[name].Copy()
 	spec.MaxEntries = max(entries, 2*old.MaxEntries())
 	next, err := ebpf.NewMap(spec)
@@ -162,7 +180,7 @@ func (s *Set) Grow(name string, entries uint32) error {
 		return fmt.Errorf("copy map %s: %w", name, err)
 	}
 	s.replace(name, next)
-	s.smaller = map[string]*ebpf.Map{name: old}
+	s.smaller[name] = old
 	return nil
 }
 
@@ -232,10 +250,16 @@ func copyRows(name string, from, to *ebpf.Map) error {
 		return copyAs[uint32, abi.MaglevRow](from, to)
 	case abi.MapServiceVIPs:
 		return copyAs[uint32, abi.ServiceVIP](from, to)
+	case abi.MapAffinities:
+		return copyAs[abi.AffinityKey, abi.Affinity](from, to)
 	case abi.MapAffinityBackends:
 		return copyAs[abi.AffinityBackend, uint32](from, to)
 	case abi.MapSourceRanges:
 		return copyAs[abi.SourceRange, uint32](from, to)
+	case abi.MapNodeAddrs:
+		return copyAs[abi.Addr, uint32](from, to)
+	case abi.MapDirectBackends:
+		return copyAs[abi.DirectBackend, uint32](from, to)
 	}
 	return copyAs[abi.ServiceSkip, uint32](from, to)
 }

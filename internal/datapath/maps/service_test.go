@@ -35,8 +35,10 @@ func tinyServices(t *testing.T, rows uint32) *Set {
 	array(abi.MapServiceVIPs, unsafe.Sizeof(abi.ServiceVIP{}))
 	hash(abi.MapServices, unsafe.Sizeof(abi.ServiceKey{}), unsafe.Sizeof(abi.Service{}))
 	hash(abi.MapAffinityBackends, unsafe.Sizeof(abi.AffinityBackend{}), 4)
+	hash(abi.MapDirectBackends, unsafe.Sizeof(abi.DirectBackend{}), 4)
 	hash(abi.MapServiceSkips, unsafe.Sizeof(abi.ServiceSkip{}), 4)
 	hash(abi.MapAffinities, unsafe.Sizeof(abi.AffinityKey{}), unsafe.Sizeof(abi.Affinity{}))
+	s.specs[abi.MapServiceHints] = &ebpf.MapSpec{Name: "service_hints", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.HintRows, Flags: unix.BPF_F_MMAPABLE}
 	s.specs[abi.MapSourceRanges] = &ebpf.MapSpec{Name: "source_ranges", Type: ebpf.LPMTrie, KeySize: uint32(unsafe.Sizeof(abi.SourceRange{})), ValueSize: 4, MaxEntries: rows, Flags: unix.BPF_F_NO_PREALLOC}
 	for name, spec := range s.specs {
 		m, err := ebpf.NewMap(spec)
@@ -63,19 +65,20 @@ func restart(t *testing.T, s *Set) {
 	s.services.how.size = 251
 }
 
-// grown puts frontends, growing what is full, as the datapath does.
-func grown(t *testing.T, s *Set, list []service.Frontend) {
+// grown puts frontends, growing what is full, as the datapath does, and tells how
+// often it had to.
+func grown(t *testing.T, s *Set, list []service.Frontend) int {
 	t.Helper()
-	for range 64 {
+	for times := range 64 {
 		err := s.SetFrontends(list)
 		var full *FullError
 		if !errors.As(err, &full) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return
+			return times
 		}
-		if err := s.Grow(full.Map, full.Want); err != nil {
+		if err := s.Grow(s.Room(full, list)); err != nil {
 			t.Fatal(err)
 		}
 		for name, old := range s.smaller { // what Grown does, but for the pin
@@ -85,6 +88,7 @@ func grown(t *testing.T, s *Set, list []service.Frontend) {
 		s.smaller = nil
 	}
 	t.Fatal("it grows for ever")
+	return 0
 }
 
 func backend(n int, state service.State) service.Backend {
@@ -137,11 +141,18 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 			if r.IntN(3) == 0 {
 				f.Sources = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(r.IntN(4))}), 16)}
 			}
+			if r.IntN(3) == 0 {
+				for _, b := range f.Backends {
+					if r.IntN(2) == 0 {
+						f.Direct = append(f.Direct, netip.AddrPortFrom(b.Addr, b.Port))
+					}
+				}
+			}
 			list[n] = f
 		}
 		var want []string
 		var all []service.Frontend
-		affinity, sources := 0, 0
+		affinity, sources, direct := 0, 0, 0
 		for _, f := range list {
 			all = append(all, f)
 			var to []string
@@ -153,22 +164,29 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 				affinity += len(f.Backends)
 			}
 			sources += len(f.Sources)
+			direct += len(f.Direct)
 		}
 		grown(t, s, all)
 		slices.Sort(want)
 		if got := shown(t, s); !slices.Equal(got, want) {
 			t.Fatalf("step %d: the kernel has\n%s\nwant\n%s", step, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources} {
+		for name, n := range map[string]int{abi.MapAffinityBackends: affinity, abi.MapSourceRanges: sources, abi.MapDirectBackends: direct} {
 			if got := countRows(t, s, name); got != n {
 				t.Fatalf("step %d: %d rows in %s, want %d", step, got, name, n)
 			}
 		}
+		checkHints(t, s, step)
 		if r.IntN(10) == 0 {
+			if row := uint32(r.IntN(abi.HintRows)); s.services.hints.load64(row) != 0 {
+				s.services.hints.store64(row, 1<<abi.HintIDBits|3) // of an agent that ended in between
+			}
 			restart(t, s)
+			checkHints(t, s, step)
 		}
 	}
 	grown(t, s, nil)
+	checkHints(t, s, -1)
 	s.SettleServices()
 	if got := shown(t, s); got != nil {
 		t.Errorf("left over: %s", got)
@@ -180,6 +198,23 @@ func TestRandomChangesLeaveTheKernelAsTheListSays(t *testing.T) {
 	for i, used := range append(v.ids.used[1:], v.backends.numbers.used[1:]...) {
 		if used {
 			t.Errorf("number %d is lost", i+1)
+		}
+	}
+}
+
+// checkHints wants every plain frontend that has a hint to have its own, and no other hint.
+func checkHints(t *testing.T, s *Set, step int) {
+	t.Helper()
+	v := s.services
+	right := map[uint32]uint64{} // by row; of one of those that would have it
+	for k, f := range v.known {
+		if h := hintOf(k, f.row); h != 0 && (right[abi.HintRow(k)] == 0 || v.hints.load64(abi.HintRow(k)) == h) {
+			right[abi.HintRow(k)] = h
+		}
+	}
+	for row := range uint32(abi.HintRows) {
+		if got := v.hints.load64(row); got != right[row] {
+			t.Fatalf("step %d: hint %d is %x, want %x", step, row, got, right[row])
 		}
 	}
 }
@@ -263,5 +298,61 @@ func TestThirtyThousandServicesFitWithoutASetting(t *testing.T) {
 	grown(t, s, list)
 	if after := s.services.slots.end; after != before {
 		t.Errorf("a restart moved the slots: %d rows in use before, %d after", before, after)
+	}
+}
+
+func TestOneGrowthIsEnoughForALongList(t *testing.T) {
+	s := tinyServices(t, 64)
+	var list []service.Frontend
+	for i := range 3000 {
+		f := frontend(i, backend(3*i, service.Active), backend(3*i+1, service.Active), backend(3*i+2, service.Terminating))
+		if i%100 == 0 {
+			f.Algorithm, f.Scope = service.Maglev, service.External
+		}
+		list = append(list, f, service.Frontend{Service: f.Service, Addr: f.Addr, Kind: f.Kind})
+	}
+	if n := grown(t, s, list); n != 1 {
+		t.Errorf("the tables grew %d times, want once", n)
+	}
+	if n := len(shown(t, s)); n < len(list) {
+		t.Errorf("the kernel has %d rows of %d", n, len(list))
+	}
+}
+
+func TestAChangeDoesNotWaitForTheGracePeriodOfAnother(t *testing.T) {
+	s := tinyServices(t, 64)
+	grown(t, s, []service.Frontend{frontend(1, backend(1, service.Active))})
+	if err := s.ChangeFrontends(nil, []service.FrontendKey{frontend(1).ID()}); err != nil {
+		t.Fatal(err)
+	}
+	waiting, over, settled := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s.services.grace = func() error { close(waiting); <-over; return nil }
+	go func() { defer close(settled); s.SettleServices() }()
+	<-waiting
+	if err := s.ChangeFrontends([]service.Frontend{frontend(2, backend(2, service.Active))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.services.ids.used); n == 0 || !s.services.ids.used[1] {
+		t.Error("the number of the frontend that went is free before its grace period is over")
+	}
+	close(over)
+	<-settled
+	if s.services.ids.used[1] {
+		t.Error("the number of the frontend that went rests for ever")
+	}
+}
+
+func TestTheTableOfAffinitiesComesWithTheFirstServiceThatHasThem(t *testing.T) {
+	s := tinyServices(t, 16)
+	plain := frontend(1, backend(1, service.Active))
+	grown(t, s, []service.Frontend{plain})
+	if n := s.Map(abi.MapAffinities).MaxEntries(); n != 16 {
+		t.Errorf("%d rows without need", n)
+	}
+	sticky := plain
+	sticky.Affinity = 60
+	grown(t, s, []service.Frontend{sticky})
+	if n := s.Map(abi.MapAffinities).MaxEntries(); n != abi.Affinities {
+		t.Errorf("%d rows, want %d", n, abi.Affinities)
 	}
 }

@@ -97,18 +97,26 @@ func (s *Server) selected(q *http.Request, r request) []Object {
 	return out
 }
 
+// selects tells whether every term of the field selector, PATH=VALUE or
+// PATH!=VALUE, takes the object.
 func selects(q *http.Request, object Object) bool {
 	selector := q.URL.Query().Get("fieldSelector")
 	if selector == "" {
 		return true
 	}
-	path, want, _ := strings.Cut(selector, "=")
-	var value any = object
-	for name := range strings.SplitSeq(path, ".") {
-		node, _ := value.(Object)
-		value = node[name]
+	for term := range strings.SplitSeq(selector, ",") {
+		path, want, _ := strings.Cut(term, "=")
+		path, other := strings.CutSuffix(path, "!")
+		var value any = object
+		for name := range strings.SplitSeq(path, ".") {
+			node, _ := value.(Object)
+			value = node[name]
+		}
+		if (value == want) == other {
+			return false
+		}
 	}
-	return value == want
+	return true
 }
 
 func (s *Server) create(w http.ResponseWriter, r request, body []byte) {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -30,7 +31,7 @@ var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies
 
 // kinds by plural.
 var kinds = map[string]string{
-	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice",
+	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice", "servicecidrs": "ServiceCIDR",
 	"networkpolicies": "NetworkPolicy", "clusternetworkpolicies": "ClusterNetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
 	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode", "ciliumcidrgroups": "CiliumCIDRGroup",
 	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
@@ -184,6 +185,9 @@ func (s *Server) Names(path string) []string {
 	return out
 }
 
+// waitLimit is how long Wait hopes: nothing here takes seconds on an idle machine.
+const waitLimit = 30 * time.Second
+
 // Wait blocks until the condition holds; it is asked after every change.
 func (s *Server) Wait(what string, condition func() bool) {
 	s.t.Helper()
@@ -199,7 +203,8 @@ func (s *Server) Wait(what string, condition func() bool) {
 		s.changed.Broadcast()
 	}
 	defer stop()
-	ctx := s.t.Context()
+	ctx, cancel := context.WithTimeout(s.t.Context(), waitLimit)
+	defer cancel()
 	go func() {
 		select {
 		case <-ctx.Done():
@@ -220,7 +225,7 @@ func (s *Server) Wait(what string, condition func() bool) {
 		}
 		s.mu.Unlock()
 		if ctx.Err() != nil {
-			s.t.Fatalf("ended while waiting until %s", what)
+			s.t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }

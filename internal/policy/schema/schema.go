@@ -80,6 +80,10 @@ var rules = map[string]func(map[string]any) bool{
 		specs, _ := o["specs"].([]any)
 		return o["spec"] != nil || len(specs) > 0
 	},
+	"self == oldSelf": func(map[string]any) bool { return true }, // of changes; there is no old object here
+	"[has(self.addressMatcher),has(self.serviceMatcher)].filter(x,x==true).size() == 1": func(o map[string]any) bool {
+		return (o["addressMatcher"] != nil) != (o["serviceMatcher"] != nil)
+	},
 }
 
 // Parse reads a CustomResourceDefinition. What it does not know is an error, so

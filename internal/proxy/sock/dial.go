@@ -15,6 +15,10 @@ import (
 // DialTCP connects to a server with the client's own address, and with its port
 // if no other connection has that with this server.
 func DialTCP(ctx context.Context, client, server netip.AddrPort) (*net.TCPConn, error) {
+	if isLocal(server.Addr()) {
+		// In this stack the proxy's connection with the client has both addresses already.
+		client = netip.AddrPortFrom(client.Addr(), 0)
+	}
 	c, err := dial(ctx, "tcp", client, server)
 	if err != nil {
 		return nil, err
@@ -62,14 +66,12 @@ func dialFrom(ctx context.Context, network string, from, to netip.AddrPort) (net
 	return d.DialContext(ctx, network+suffix(six), to.String())
 }
 
-// Answer is a socket that sends datagrams as a server, to any of its clients.
-// What is sent to the server never arrives there: it is assigned to the listener.
-func Answer(server netip.AddrPort) (*net.UDPConn, error) {
-	six := server.Addr().Is6()
-	lc := net.ListenConfig{Control: control(transparent(six), mark(), reuse())}
-	c, err := lc.ListenPacket(context.Background(), "udp"+suffix(six), server.String())
+// isLocal tells whether an address is one of this node's.
+func isLocal(a netip.Addr) bool {
+	c, err := net.ListenUDP("udp"+suffix(a.Is6()), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {
-		return nil, fmt.Errorf("answer as %s: %w", server, err)
+		return false
 	}
-	return c.(*net.UDPConn), nil
+	c.Close()
+	return true
 }

@@ -32,6 +32,7 @@ type agentNode struct {
 	cgroup string
 	api    *k8stest.Server
 	url    string
+	flags  []string // of the agent, beside those that every one has
 	agent  *exec.Cmd
 	log    bytes.Buffer
 	rpc    rpc.Client
@@ -67,20 +68,27 @@ func (w *world) agentNode(ctx context.Context, bin string) (*agentNode, error) {
 	}
 	n.rpc = rpc.Client{Socket: n.dir + "/stentor.sock"}
 	n.objects()
+	if n.url, err = w.serveAPI(h, n.api); err != nil {
+		return nil, err
+	}
+	w.undo = append(w.undo, n.stop)
+	return n, nil
+}
+
+// serveAPI makes an API server reachable on a node's own loopback.
+func (w *world) serveAPI(h *host, api http.Handler) (url string, err error) {
 	var l net.Listener
 	err = h.do(func() (err error) {
 		l, err = net.Listen("tcp4", "127.0.0.1:0")
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	n.url = "http://" + l.Addr().String()
-	server := &http.Server{Handler: n.api}
+	server := &http.Server{Handler: api}
 	go func() { _ = server.Serve(l) }()
 	w.undo = append(w.undo, func() { server.Close() })
-	w.undo = append(w.undo, n.stop)
-	return n, nil
+	return "http://" + l.Addr().String(), nil
 }
 
 func (n *agentNode) objects() {
@@ -100,9 +108,9 @@ func (n *agentNode) pod(name, app string) podRef {
 // start starts the agent and returns how long it took until pods can be
 // attached and the policy of all that there are is in force.
 func (n *agentNode) start(ctx context.Context) (time.Duration, error) {
-	n.agent = exec.Command(filepath.Join(n.bin, "stentor"), "agent", "--node-name="+agentNodeName, "--k8s-api-server="+n.url,
-		"--ipam=kubernetes", "--enable-ipv6=true", "--state-dir="+n.dir, "--socket-path="+n.rpc.Socket, "--bpf-root="+BPFRoot, "--cgroup-root="+n.cgroup,
-		"--write-cni-conf-when-ready="+n.dir+"/05-stentor.conflist", "--cni-exclusive=false")
+	n.agent = exec.Command(filepath.Join(n.bin, "stentor"), append([]string{"agent", "--node-name=" + agentNodeName, "--k8s-api-server=" + n.url,
+		"--ipam=kubernetes", "--enable-ipv6=true", "--state-dir=" + n.dir, "--socket-path=" + n.rpc.Socket, "--bpf-root=" + BPFRoot, "--cgroup-root=" + n.cgroup,
+		"--write-cni-conf-when-ready=" + n.dir + "/05-stentor.conflist", "--cni-exclusive=false"}, n.flags...)...)
 	n.agent.Stdout, n.agent.Stderr = &n.log, &n.log
 	n.agent.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	// The thread that starts it must live as long as it does (Pdeathsig).

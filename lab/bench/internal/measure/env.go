@@ -12,7 +12,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/bench"
@@ -46,6 +48,11 @@ func (e *Env) take(rows []bench.Row) {
 	}
 }
 
+// progress says how far the part that runs is.
+func (e *Env) progress(format string, args ...any) {
+	fmt.Fprintf(e.Log, "  ... "+format+"\n", args...)
+}
+
 func (e *Env) rounds(n int) int {
 	if e.Fast {
 		return min(n, 3)
@@ -58,27 +65,40 @@ type Part struct {
 	Name  string // what BENCH matches
 	Title string // of its table
 	Run   func(context.Context, *Env) error
-	Apart bool // in a process of its own, see Env.apart
+	Apart bool // in a process of its own, off the processor of both ends, see Env.apart
+	Wide  bool // on every processor all the same
 }
 
-// Run measures the parts whose name matches, in their order. Rows come back
-// also if a part fails.
-func Run(ctx context.Context, e *Env, only *regexp.Regexp) ([]bench.Row, error) {
+// partLimit ends a part that hangs.
+const partLimit = 5 * time.Minute
+
+// Run measures those parts that match, in their order. A part that fails leaves
+// the rows that it has measured and one that says so; the others go on.
+func Run(ctx context.Context, e *Env, parts []Part, only *regexp.Regexp) ([]bench.Row, error) {
 	defer e.closeLab()
+	parts = slices.DeleteFunc(slices.Clone(parts), func(p Part) bool { return !only.MatchString(p.Name) })
+	if len(parts) == 0 {
+		return nil, fmt.Errorf("no part matches %q (see -list)", only)
+	}
 	var errs []error
-	for _, p := range Parts() {
-		if !only.MatchString(p.Name) {
-			continue
-		}
+	begin := time.Now()
+	for i, p := range parts {
 		start := time.Now()
 		e.part = p.Title
-		fmt.Fprintf(e.Log, "%s: %s\n", p.Name, p.Title)
+		fmt.Fprintf(e.Log, "[%d of %d, after %s] %s: %s\n", i+1, len(parts), time.Since(begin).Round(time.Second), p.Name, p.Title)
 		run := p.Run
 		if p.Apart {
 			run = func(ctx context.Context, e *Env) error { return e.apart(ctx, p) }
 		}
-		if err := run(ctx, e); err != nil {
+		limited, cancel := context.WithTimeoutCause(ctx, partLimit, fmt.Errorf("it takes longer than %s", partLimit))
+		err := run(limited, e)
+		if err != nil && ctx.Err() == nil && limited.Err() != nil {
+			err = errors.Join(context.Cause(limited), err)
+		}
+		cancel()
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.Name, err))
+			e.Add(bench.Unmeasured("what else part "+p.Name+" measures", err))
 		}
 		fmt.Fprintf(e.Log, "%s: %s\n", p.Name, time.Since(start).Round(time.Second))
 		if ctx.Err() != nil {
@@ -101,16 +121,20 @@ func goTest(pkg string, args ...string) func(context.Context, *Env) error {
 		cmd := exec.CommandContext(ctx, "go", append(append([]string{"test", "-count=1"}, args...), pkg)...)
 		cmd.Dir = e.Root
 		cmd.Env = append(os.Environ(), bench.FileEnv+"="+file)
+		// The test ends with the tool that runs it.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+		cmd.WaitDelay = 10 * time.Second
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("go test %s: %w\n%s", pkg, err, out)
+			err = fmt.Errorf("go test %s: %w\n%s", pkg, err, out)
 		}
-		rows, err := bench.Read(file)
+		rows, readErr := bench.Read(file)
 		if err == nil && len(rows) == 0 {
 			err = fmt.Errorf("go test %s %s: no rows\n%s", strings.Join(args, " "), pkg, out)
 		}
 		e.Add(rows...)
-		return err
+		return errors.Join(err, readErr)
 	}
 }
 

@@ -40,10 +40,15 @@ func (e *Env) withLab(ctx context.Context) (*labEnv, error) {
 	}
 	if _, err := l.run(ctx, "status", "--name", l.name); err != nil {
 		fmt.Fprintf(e.Log, "  bringing the lab %q up\n", l.name)
+		l.owned = true
+		defer func() {
+			if e.lab == nil {
+				e.takeDown(l) // half of it may be there
+			}
+		}()
 		if _, err := l.run(ctx, "up", "--name", l.name, "--nodes", "2"); err != nil {
 			return nil, err
 		}
-		l.owned = true
 	}
 	e.lab = l // from here on closeLab takes it down
 	config, err := l.run(ctx, "kubeconfig", "--name", l.name)
@@ -56,15 +61,18 @@ func (e *Env) withLab(ctx context.Context) (*labEnv, error) {
 
 // closeLab takes down what withLab brought up.
 func (e *Env) closeLab() {
-	if e.lab == nil || !e.lab.owned {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // also after an interrupt
-	defer cancel()
-	if _, err := e.lab.run(ctx, "down", "--name", e.lab.name); err != nil {
-		fmt.Fprintf(e.Log, "%v\n", err)
+	if e.lab != nil && e.lab.owned {
+		e.takeDown(e.lab)
 	}
 	e.lab = nil
+}
+
+func (e *Env) takeDown(l *labEnv) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // also after an interrupt
+	defer cancel()
+	if _, err := l.run(ctx, "down", "--name", l.name); err != nil {
+		fmt.Fprintf(e.Log, "%v\n", err)
+	}
 }
 
 func (l *labEnv) run(ctx context.Context, args ...string) (string, error) {

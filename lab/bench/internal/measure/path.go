@@ -158,7 +158,9 @@ func measurePaths(ctx context.Context, e *Env) error {
 	ways := p.all()
 	took := map[string]map[string][]float64{kindRR: {}, kindCRR: {}}
 	port := uint16(5000)
-	for round := range e.rounds(pathRounds) {
+	rounds := e.rounds(pathRounds)
+	for round := range rounds {
+		e.progress("round %d of %d", round+1, rounds)
 		for i := range ways {
 			w := ways[i]
 			if round%2 == 1 { // the other way round, so that no one always comes after the same neighbour

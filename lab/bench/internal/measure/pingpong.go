@@ -32,7 +32,9 @@ const (
 // pingResult is what a client found, in nanoseconds.
 type pingResult struct {
 	P50, P99 float64
+	First50  float64 // connect() alone
 	Count    int
+	Seconds  float64 // that the counted exchanges took together
 }
 
 // pingPong measures exchanges of one byte between two namespaces, both ends
@@ -75,8 +77,7 @@ type child struct {
 	errs bytes.Buffer
 }
 
-// startChild starts this program as a child in a namespace.
-func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error) {
+func newChild(attr *unix.SysProcAttr, args []string) (*child, error) {
 	c := &child{cmd: exec.Command("/proc/self/exe", append([]string{"child"}, args...)...)}
 	// The loops below block in raw system calls, which the scheduler must not interrupt.
 	c.cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
@@ -86,7 +87,29 @@ func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error
 		return nil, err
 	}
 	c.out = bufio.NewReader(out)
+	return c, nil
+}
+
+// startChild starts this program as a child in a namespace.
+func startChild(s *space, attr *unix.SysProcAttr, args ...string) (*child, error) {
+	c, err := newChild(attr, args)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.do(c.cmd.Start); err != nil {
+		return nil, fmt.Errorf("start %v: %w", args, err)
+	}
+	return c, nil
+}
+
+// startFree starts it on whatever processor there is.
+func startFree(s *space, args ...string) (*child, error) {
+	c, err := newChild(nil, args)
+	if err != nil {
+		return nil, err
+	}
+	err = s.do(func() error { return errors.Join(everyCPU(), c.cmd.Start()) })
+	if err != nil {
 		return nil, fmt.Errorf("start %v: %w", args, err)
 	}
 	return c, nil
@@ -99,6 +122,12 @@ func (c *child) end() {
 
 // Child is what the program does when it is started as a child.
 func Child(args []string, out io.Writer) error {
+	switch {
+	case len(args) == 2 && args[0] == "sink":
+		return sinkLoop(args[1], out)
+	case len(args) == 4 && args[0] == "pour":
+		return pourLoop(args[1], args[2], args[3], out)
+	}
 	runtime.LockOSThread()
 	debug.SetGCPercent(-1)
 	var set unix.CPUSet
@@ -111,6 +140,8 @@ func Child(args []string, out io.Writer) error {
 		return serve(args[1], out)
 	case len(args) == 4 && args[0] == "call":
 		return call(args[1], args[2], args[3], out)
+	case len(args) == 2 && args[0] == "watch":
+		return watchLoop(args[1], out)
 	case len(args) == 4 && args[0] == "connect":
 		return connectLoop(args[1], args[2], args[3], out)
 	}
@@ -129,7 +160,7 @@ func serve(portText string, out io.Writer) error {
 	}
 	if err := errors.Join(unix.SetsockoptInt(l, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptInt(l, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0),
-		unix.Bind(l, &unix.SockaddrInet6{Port: int(port)}), unix.Listen(l, 128)); err != nil {
+		unix.Bind(l, &unix.SockaddrInet6{Port: int(port)}), unix.Listen(l, 4096)); err != nil {
 		return fmt.Errorf("listen on port %d: %w", port, err)
 	}
 	fmt.Fprintln(out, "ready")
@@ -220,7 +251,7 @@ func call(kind, address, length string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	took := make([]uint32, 0, 1<<20)
+	took, first := make([]uint32, 0, 1<<20), make([]uint32, 0, 1<<20)
 	each := func(fd uintptr) error {
 		if !writeByte(fd) || !readByte(fd) {
 			return fmt.Errorf("exchange %d with %s failed", len(took), address)
@@ -243,6 +274,9 @@ func call(kind, address, length string, out io.Writer) error {
 			if fd, e = t.dial(unix.SOCK_STREAM); e != 0 {
 				return fmt.Errorf("connect %d to %s: %w", n, address, e)
 			}
+			if n >= warm {
+				first = append(first, uint32(time.Since(begin)))
+			}
 		}
 		if err := each(fd); err != nil {
 			return err
@@ -257,7 +291,15 @@ func call(kind, address, length string, out io.Writer) error {
 	if len(took) == 0 {
 		return fmt.Errorf("no exchange with %s within %s", address, d)
 	}
+	r := pingResult{Count: len(took)}
+	for _, t := range took {
+		r.Seconds += float64(t) / 1e9
+	}
 	slices.Sort(took)
-	return json.NewEncoder(out).Encode(pingResult{
-		P50: float64(took[len(took)/2]), P99: float64(took[len(took)*99/100]), Count: len(took)})
+	r.P50, r.P99 = float64(took[len(took)/2]), float64(took[len(took)*99/100])
+	if len(first) > 0 {
+		slices.Sort(first)
+		r.First50 = float64(first[len(first)/2])
+	}
+	return json.NewEncoder(out).Encode(r)
 }

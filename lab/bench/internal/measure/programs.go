@@ -59,7 +59,9 @@ func measurePrograms(ctx context.Context, e *Env) error {
 	}
 	samples := map[string][]float64{}
 	port := uint16(20000)
-	for range e.rounds(9) {
+	rounds := e.rounds(9)
+	for round := range rounds {
+		e.progress("round %d of %d", round+1, rounds)
 		for _, w := range []way{p.same, p.same6, p.cross} {
 			for _, kind := range []string{kindRR, kindCRR} {
 				if err := ctx.Err(); err != nil {

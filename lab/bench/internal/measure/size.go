@@ -74,9 +74,12 @@ type mapMemory struct {
 	bytes int
 }
 
-// memory lists every map of the node: the pinned ones, and those that only its
-// programs hold.
-func (n *stentorNode) memory() ([]mapMemory, error) {
+// memory lists every map of the node.
+func (n *stentorNode) memory() ([]mapMemory, error) { return memoryOfPins(n.cfg.BPFDir) }
+
+// memoryOfPins lists the maps pinned in a folder, and those that only the programs
+// pinned below it hold.
+func memoryOfPins(dir string) ([]mapMemory, error) {
 	seen := map[ebpf.MapID]mapMemory{}
 	add := func(m *ebpf.Map) error {
 		defer m.Close()
@@ -92,7 +95,7 @@ func (n *stentorNode) memory() ([]mapMemory, error) {
 		seen[id] = mapMemory{info.Name, info.MaxEntries, int(bytes)}
 		return nil
 	}
-	pins, err := os.ReadDir(n.cfg.BPFDir)
+	pins, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +103,7 @@ func (n *stentorNode) memory() ([]mapMemory, error) {
 		if pin.IsDir() {
 			continue
 		}
-		m, err := ebpf.LoadPinnedMap(filepath.Join(n.cfg.BPFDir, pin.Name()), nil)
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, pin.Name()), nil)
 		if err != nil {
 			return nil, err
 		}
@@ -108,12 +111,12 @@ func (n *stentorNode) memory() ([]mapMemory, error) {
 			return nil, err
 		}
 	}
-	programs, err := os.ReadDir(filepath.Join(n.cfg.BPFDir, "programs"))
+	programs, err := os.ReadDir(filepath.Join(dir, "programs"))
 	if err != nil {
 		return nil, err
 	}
 	for _, pin := range programs {
-		p, err := n.program(pin.Name())
+		p, err := ebpf.LoadPinnedProgram(filepath.Join(dir, "programs", pin.Name()), nil)
 		if err != nil {
 			return nil, err
 		}

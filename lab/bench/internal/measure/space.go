@@ -4,9 +4,11 @@
 package measure
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,34 +111,52 @@ func (e *Env) apart(ctx context.Context, p Part) error {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "apart", p.Name, "-root", e.Root, fmt.Sprintf("-fast=%v", e.Fast))
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = time.Minute
-	cmd.Stderr = e.Log
+	var last lastLine
+	cmd.Stderr = io.MultiWriter(e.Log, &last)
 	cmd.Env = append(os.Environ(), bench.FileEnv+"="+file)
 	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
 	err = ownThread(func() error {
-		if err := leaveCPU(); err != nil {
-			return err
+		if !p.Wide {
+			if err := leaveCPU(); err != nil {
+				return err
+			}
 		}
 		return cmd.Run()
 	})
 	rows, readErr := bench.Read(file)
 	e.take(rows)
+	if err != nil {
+		err = fmt.Errorf("%s (%w)", last, err)
+	}
 	return errors.Join(err, readErr)
 }
+
+// lastLine keeps the last line that was written: why a process failed.
+type lastLine []byte
+
+func (l *lastLine) Write(b []byte) (int, error) {
+	all := bytes.TrimRight(append(*l, b...), "\n")
+	*l = append(lastLine(nil), all[bytes.LastIndexByte(all, '\n')+1:]...)
+	if len(b) > 0 && b[len(b)-1] == '\n' {
+		*l = append(*l, '\n')
+	}
+	return len(b), nil
+}
+
+func (l lastLine) String() string { return strings.TrimSpace(string(l)) }
 
 // Apart is what the process that apart starts does.
 func Apart(ctx context.Context, e *Env, name string) error {
 	if err := unix.Mount("bpf", BPFRoot, "bpf", 0, ""); err != nil {
 		return fmt.Errorf("mount bpf file system at %s: %w", BPFRoot, err)
 	}
-	for _, p := range Parts() {
+	for _, p := range append(Parts(), ServiceParts()...) {
 		if p.Name != name {
 			continue
 		}
 		e.part = p.Title
-		if err := p.Run(ctx, e); err != nil {
-			return err
-		}
-		return bench.Append(os.Getenv(bench.FileEnv), e.rows...)
+		err := p.Run(ctx, e)
+		return errors.Join(err, bench.Append(os.Getenv(bench.FileEnv), e.rows...))
 	}
 	return fmt.Errorf("there is no part %q", name)
 }

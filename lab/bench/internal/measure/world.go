@@ -4,9 +4,12 @@ package measure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,8 +89,10 @@ func (w *world) pair() (from, to *space, dst [2]netip.Addr, err error) {
 		return
 	}
 	dst = [2]netip.Addr{netip.MustParseAddr("10.250.0.2"), netip.MustParseAddr("fd99::2")}
-	if err = from.run("ip addr add 10.250.0.1/24 dev eth0\nip addr add fd99::1/64 dev eth0 nodad"); err == nil {
-		err = to.run("ip addr add 10.250.0.2/24 dev eth0\nip addr add fd99::2/64 dev eth0 nodad")
+	for i, s := range []*space{from, to} {
+		if err = s.run(fmt.Sprintf("ip link set eth0 mtu %d\nip addr add 10.250.0.%d/24 dev eth0\nip addr add fd99::%[2]d/64 dev eth0 nodad", podMTU, i+1)); err != nil {
+			return
+		}
 	}
 	return
 }
@@ -160,6 +165,17 @@ func (w *world) bpfDir(name string) string {
 	return fmt.Sprintf("%s/%s", BPFRoot, name)
 }
 
+// removeStale removes cgroups of measurements whose process was killed.
+func removeStale(root string) {
+	dirs, _ := filepath.Glob(root + "/stentor-bench-*")
+	for _, dir := range dirs {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(dir, root+"/stentor-bench-"), "-")
+		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
+			os.Remove(dir)
+		}
+	}
+}
+
 // cgroup makes a cgroup below the mounted version 2 hierarchy, for processes
 // whose sockets are to be translated.
 func (w *world) cgroup(ctx context.Context) (dir string, fd int, err error) {
@@ -167,6 +183,7 @@ func (w *world) cgroup(ctx context.Context) (dir string, fd int, err error) {
 	if err != nil {
 		return "", 0, err
 	}
+	removeStale(root)
 	dir = fmt.Sprintf("%s/stentor-bench-%d", root, os.Getpid())
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", 0, fmt.Errorf("make cgroup: %w", err)
