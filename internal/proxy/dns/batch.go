@@ -14,7 +14,7 @@ import (
 const (
 	batchSize = 64
 	querySize = 8 << 10  // bytes of a client's datagram that are read; longer ones are dropped
-	slotSize  = 65 << 10 // any datagram, and not a power of two: slots do not share cache sets
+	slotSize  = 65 << 10 // any datagram with its header, and not a power of two: slots do not share cache sets
 )
 
 // address is a struct sockaddr_in or sockaddr_in6.
@@ -84,22 +84,37 @@ func (in *inbox) datagram(i int) (data, control []byte, cut bool) {
 // outbox collects datagrams for clients, and sends many at once. They are read
 // or written into slots, so that none is copied.
 type outbox struct {
+	fd  int
+	raw bool // the socket wants the header of UDP, and is told the source of each
+
 	messages [batchSize]multiMessage
 	vectors  [batchSize]unix.Iovec
 	to       [batchSize]address
-	fds      [batchSize]int
+	controls [batchSize][]byte
 	data     []byte
 	n        int
 	lost     func() // a datagram was not taken
 }
 
-func newOutbox(lost func()) *outbox {
-	out := &outbox{data: make([]byte, batchSize*slotSize), lost: lost}
+const udpHeader = 8
+
+func newOutbox(fd int, raw, six bool, lost func()) *outbox {
+	out := &outbox{fd: fd, raw: raw, data: make([]byte, batchSize*slotSize), lost: lost}
 	for i := range out.messages {
-		out.vectors[i].Base = &out.data[i*slotSize]
 		h := &out.messages[i].header
 		h.Name, h.Iov = &out.to[i][0], &out.vectors[i]
 		h.SetIovlen(1)
+		if !raw {
+			out.vectors[i].Base = &out.data[i*slotSize+udpHeader]
+			continue
+		}
+		out.vectors[i].Base = &out.data[i*slotSize]
+		out.controls[i] = unix.PktInfo4(&unix.Inet4Pktinfo{})
+		if six {
+			out.controls[i] = unix.PktInfo6(&unix.Inet6Pktinfo{})
+		}
+		h.Control = &out.controls[i][0]
+		h.SetControllen(len(out.controls[i]))
 	}
 	return out
 }
@@ -109,34 +124,66 @@ func (out *outbox) slot() []byte {
 	if out.n == batchSize {
 		out.flush()
 	}
-	return out.data[out.n*slotSize:][:slotSize:slotSize]
+	end := (out.n + 1) * slotSize
+	return out.data[out.n*slotSize+udpHeader : end : end]
 }
 
-// commit sends the n bytes in the slot, soon.
-func (out *outbox) commit(fd, n int, to *address) {
+// commit sends the n bytes in the slot, soon, from a server.
+func (out *outbox) commit(server netip.AddrPort, n int, to *address) {
 	i := out.n
-	out.fds[i], out.to[i] = fd, *to
-	out.vectors[i].SetLen(n)
-	out.messages[i].header.Namelen = sizeOf(to)
 	out.n++
-}
-
-func sizeOf(a *address) uint32 {
-	if binary.NativeEndian.Uint16(a[:]) == unix.AF_INET {
-		return unix.SizeofSockaddrInet4
+	out.to[i] = *to
+	six := binary.NativeEndian.Uint16(to[:]) == unix.AF_INET6
+	out.messages[i].header.Namelen = unix.SizeofSockaddrInet4
+	if six {
+		out.messages[i].header.Namelen = unix.SizeofSockaddrInet6
 	}
-	return unix.SizeofSockaddrInet6
+	out.vectors[i].SetLen(n)
+	if !out.raw {
+		return
+	}
+	d := out.data[i*slotSize:][:udpHeader+n]
+	out.vectors[i].SetLen(len(d))
+	binary.BigEndian.PutUint16(d, server.Port())
+	copy(d[2:], to[2:4])
+	binary.BigEndian.PutUint16(d[4:], uint16(len(d)))
+	binary.BigEndian.PutUint16(d[6:], 0)
+	info := out.controls[i][unix.CmsgLen(0):]
+	if six { // the kernel makes the checksum, and takes a port for the protocol
+		addr := server.Addr().As16()
+		copy(info, addr[:])
+		out.to[i][2], out.to[i][3] = 0, 0
+		return
+	}
+	addr := server.Addr().As4()
+	copy(info[4:], addr[:]) // behind the index of the interface
+	binary.BigEndian.PutUint16(d[6:], checksum(d, addr, [4]byte(to[4:8])))
 }
 
-// flush sends what is there. Order matters to nobody, so what a socket does not
-// take is lost, as on any network.
+// checksum is that of a datagram of IPv4: RFC 768.
+func checksum(d []byte, from, to [4]byte) uint16 {
+	sum := uint64(unix.IPPROTO_UDP + len(d))
+	sum += uint64(binary.BigEndian.Uint32(from[:])) + uint64(binary.BigEndian.Uint32(to[:]))
+	for ; len(d) >= 4; d = d[4:] {
+		sum += uint64(binary.BigEndian.Uint32(d))
+	}
+	for i, c := range d {
+		sum += uint64(c) << (24 - 8*i)
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	if sum == 0xffff {
+		return 0xffff // 0 means that there is none
+	}
+	return ^uint16(sum)
+}
+
+// flush sends what is there. What the socket does not take is lost, as on any
+// network.
 func (out *outbox) flush() {
 	for i := 0; i < out.n; {
-		end := i + 1
-		for end < out.n && out.fds[end] == out.fds[i] {
-			end++
-		}
-		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(out.fds[i]), uintptr(unsafe.Pointer(&out.messages[i])), uintptr(end-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(out.fd), uintptr(unsafe.Pointer(&out.messages[i])), uintptr(out.n-i), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		switch {
 		case errno == unix.EINTR:
 			continue

@@ -36,7 +36,7 @@ func quick(b *testing.B) netip.AddrPort {
 	var stop atomic.Bool
 	go func() {
 		defer close(done)
-		in, out := newInbox(), newOutbox(func() {})
+		in, out := newInbox(), newOutbox(fd, false, false, func() {})
 		tail := []byte{0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2, 1}
 		for !stop.Load() {
 			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
@@ -47,7 +47,7 @@ func quick(b *testing.B) netip.AddrPort {
 				a := append(append(out.slot()[:0], q...), tail...)
 				binary.BigEndian.PutUint16(a[2:], 0x8180)
 				a[7] = 1
-				out.commit(fd, len(a), &in.from[i])
+				out.commit(netip.AddrPort{}, len(a), &in.from[i])
 			}
 			out.flush()
 		}

@@ -22,7 +22,6 @@ type flow struct {
 	fd         int
 	slot       int32 // in the table
 	turn       int32 // tells apart flows that had the same slot
-	as         *voice
 	ruling     l7.Ruling
 	judged     bool
 	asks       asks
@@ -32,29 +31,16 @@ type flow struct {
 
 type ends struct{ client, server netip.AddrPort }
 
-// voice is a socket that answers as a server.
-type voice struct {
-	server netip.AddrPort
-	fd     int
-	users  int // flows, and answers that wait to be learned
-}
-
-// maxVoices bounds how many sockets are kept that answer as servers that
-// nobody asks at the moment.
-const maxVoices = 64
-
 // table is the flows of one listener. It is for one goroutine.
 type table struct {
 	sockets     Sockets
-	flush       func() // sends what waits to go out by a voice
-	poll        int    // epoll
-	most        int    // flows
+	poll        int // epoll
+	most        int // flows
 	all         map[ends]*flow
 	slots       []*flow
 	free        []int32
 	turn        int32
-	first, last *flow // used longest ago, last
-	voices      map[netip.AddrPort]*voice
+	first, last *flow           // used longest ago, last
 	asking      map[uint64]*ask // by slot and ID
 	spare       *ask
 }
@@ -63,15 +49,11 @@ func (t *table) open(e ends, to *address, now time.Time) (*flow, error) {
 	if len(t.all) >= t.most && !t.makeRoom() {
 		return nil, errFull
 	}
-	as, err := t.voice(e.server)
-	if err != nil {
-		return nil, err
-	}
 	fd, err := t.sockets.Upstream(e.client, e.server)
 	if err != nil {
 		return nil, err
 	}
-	f := &flow{id: l7.Connection{Client: e.client, Server: e.server, Protocol: protocolUDP}, to: *to, fd: fd, as: as, used: now}
+	f := &flow{id: l7.Connection{Client: e.client, Server: e.server, Protocol: protocolUDP}, to: *to, fd: fd, used: now}
 	if n := len(t.free); n > 0 {
 		f.slot, t.free = t.free[n-1], t.free[:n-1]
 	} else {
@@ -87,7 +69,6 @@ func (t *table) open(e ends, to *address, now time.Time) (*flow, error) {
 		return nil, fmt.Errorf("wait for answers: %w", err)
 	}
 	t.slots[f.slot], t.all[e] = f, f
-	as.users++
 	t.link(f)
 	return f, nil
 }
@@ -112,7 +93,6 @@ func (t *table) close(f *flow) {
 	t.slots[f.slot] = nil
 	t.free = append(t.free, f.slot)
 	t.unlink(f)
-	t.leave(f.as)
 }
 
 func (t *table) touch(f *flow, now time.Time) {
@@ -145,38 +125,10 @@ func (t *table) unlink(f *flow) {
 	}
 }
 
-func (t *table) voice(server netip.AddrPort) (*voice, error) {
-	if v := t.voices[server]; v != nil {
-		return v, nil
-	}
-	if len(t.voices) >= maxVoices {
-		t.flush()
-		for at, v := range t.voices {
-			if v.users == 0 {
-				_ = unix.Close(v.fd)
-				delete(t.voices, at)
-			}
-		}
-	}
-	fd, err := t.sockets.Answer(server)
-	if err != nil {
-		return nil, err
-	}
-	v := &voice{server: server, fd: fd}
-	t.voices[server] = v
-	return v, nil
-}
-
-// leave lets a voice be closed, later: it is likely to be wanted again.
-func (t *table) leave(v *voice) { v.users-- }
-
 // shut closes everything.
 func (t *table) shut() {
 	for t.first != nil {
 		t.close(t.first)
-	}
-	for _, v := range t.voices {
-		_ = unix.Close(v.fd)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // lesson is an answer that waits to be learned.
 type lesson struct {
-	as       *voice
+	server   netip.AddrPort
 	to       address
 	data     []byte
 	endpoint uint16
@@ -77,12 +77,11 @@ func (l *learning) take(u *udp, f *flow, a *ask, msg []byte) bool {
 		return false
 	}
 	s := l.fresh()
-	s.as, s.to, s.endpoint, s.name = f.as, f.to, a.endpoint, a.name
+	s.server, s.to, s.endpoint, s.name = f.id.Server, f.to, a.endpoint, a.name
 	s.data = append(s.data[:0], msg...)
 	s.addrs = append(s.addrs[:0], u.answer.addrs...)
 	s.ttl, s.until = u.answer.ttl, u.now.Add(u.limits.Learn)
 	s.err, s.sent, s.learned = nil, false, false
-	s.as.users++
 	l.queue = append(l.queue, s)
 	l.taken++
 	l.unsent++
@@ -149,8 +148,7 @@ func (l *learning) release(u *udp) {
 
 func (l *learning) send(u *udp, s *lesson) {
 	u.Counters.Answered.Add(1)
-	u.out.commit(s.as.fd, copy(u.out.slot(), s.data), &s.to)
-	u.table.leave(s.as)
+	u.out.commit(s.server, copy(u.out.slot(), s.data), &s.to)
 	l.unsent--
 	s.sent = true
 }

@@ -94,6 +94,13 @@ func (l *lessons) Learn(ctx context.Context, endpoint uint16, name string, addrs
 	return nil
 }
 
+// slow has later lessons wait.
+func (l *lessons) slow(wait func(context.Context) error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wait = wait
+}
+
 func (l *lessons) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,8 +154,9 @@ func (l *loopback) Upstream(client, _ netip.AddrPort) (int, error) {
 	return fd, unix.Connect(fd, to)
 }
 
-func (l *loopback) Answer(netip.AddrPort) (int, error) {
-	return unix.FcntlInt(uintptr(l.listener), unix.F_DUPFD_CLOEXEC, 0)
+func (l *loopback) Answers(bool) (fd int, raw bool, err error) {
+	fd, err = unix.FcntlInt(uintptr(l.listener), unix.F_DUPFD_CLOEXEC, 0)
+	return fd, false, err
 }
 
 func (l *loopback) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error) {

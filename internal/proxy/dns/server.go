@@ -29,8 +29,9 @@ type Sockets interface {
 	// Upstream is connected to the server, and has the client's address; its
 	// port, too, unless that is taken.
 	Upstream(client, server netip.AddrPort) (fd int, err error)
-	// Answer sends as the server.
-	Answer(server netip.AddrPort) (fd int, err error)
+	// Answers sends to clients of a family. raw: as any server, see sock.AnswerUDP;
+	// else it has the address of the only one.
+	Answers(six bool) (fd int, raw bool, err error)
 	// Dial connects to the server of a TCP connection, from the client's address.
 	Dial(context.Context, l7.Connection) (net.Conn, error)
 }

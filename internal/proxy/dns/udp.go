@@ -51,8 +51,18 @@ type udp struct {
 // caller's.
 func (s *Server) ServeUDP(ctx context.Context, fd int) (err error) {
 	s.begin()
-	u := &udp{Server: s, scribe: scribe{to: s.Recorder}, listener: fd, poll: -1, wake: -1, in: newInbox()}
-	u.out = newOutbox(func() { s.Counters.Lost.Add(1) })
+	u := &udp{Server: s, scribe: scribe{to: s.Recorder}, listener: fd, in: newInbox()}
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return fmt.Errorf("serve datagrams: %w", err)
+	}
+	six := family == unix.AF_INET6
+	answers, raw, err := s.Sockets.Answers(six)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(answers)
+	u.out = newOutbox(answers, raw, six, func() { s.Counters.Lost.Add(1) })
 	if u.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("wait for datagrams: %w", err)
 	}
@@ -68,7 +78,7 @@ func (s *Server) ServeUDP(ctx context.Context, fd int) (err error) {
 	}
 	// Queries come in bursts; without the right to have more, what there is does.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
-	u.table = table{sockets: s.Sockets, flush: u.out.flush, poll: u.poll, most: s.limits.Questions, all: map[ends]*flow{}, voices: map[netip.AddrPort]*voice{}, asking: map[uint64]*ask{}}
+	u.table = table{sockets: s.Sockets, poll: u.poll, most: s.limits.Questions, all: map[ends]*flow{}, asking: map[uint64]*ask{}}
 	defer u.table.shut()
 	var learners sync.WaitGroup
 	defer learners.Wait()
@@ -170,13 +180,13 @@ func (u *udp) fromClient(e ends, from *address, data []byte) {
 		return
 	}
 	if fault := u.query.read(data); fault != sound {
-		u.refuse(f.id, &f.ruling, f.as, from, fault)
+		u.refuse(f.id, &f.ruling, from, fault)
 		return
 	}
 	name := u.scribe.texts.name(u.query.name)
 	d := u.decide(&f.ruling, name)
 	if !d.allowed {
-		u.deny(f.id, &f.ruling, f.as, from, name, &d)
+		u.deny(f.id, &f.ruling, from, name, &d)
 		return
 	}
 	u.ask(f, data, name, &d)
@@ -196,18 +206,13 @@ func (u *udp) first(e ends, from *address, data []byte) {
 	var d decision
 	name := ""
 	if !unlimited {
-		as, err := u.table.voice(e.server)
-		if err != nil {
-			u.Counters.Unreachable.Add(1)
-			return
-		}
 		if fault := u.query.read(data); fault != sound {
-			u.refuse(id, &r, as, from, fault)
+			u.refuse(id, &r, from, fault)
 			return
 		}
 		name = u.scribe.texts.name(u.query.name)
 		if d = u.decide(&r, name); !d.allowed {
-			u.deny(id, &r, as, from, name, &d)
+			u.deny(id, &r, from, name, &d)
 			return
 		}
 	}
@@ -234,33 +239,32 @@ func (u *udp) unopened(id l7.Connection, r *l7.Ruling, from *address, name strin
 	} else {
 		u.Counters.Unreachable.Add(1)
 	}
-	as := u.table.voices[id.Server]
-	if name == "" || as == nil {
+	if name == "" {
 		return
 	}
 	u.scribe.question(u.now, id, r, d.limit, l7.Rejected, reason, name, u.query.kind)
-	u.reply(as, from, codeServer)
+	u.reply(id.Server, from, codeServer)
 }
 
 // refuse answers a message with a fault, if it has an answer.
-func (u *udp) refuse(id l7.Connection, r *l7.Ruling, as *voice, from *address, f fault) {
+func (u *udp) refuse(id l7.Connection, r *l7.Ruling, from *address, f fault) {
 	u.Counters.refused()
 	u.scribe.refusal(u.now, id, r, f, &u.query)
 	if code := f.code(); code != 0 {
-		u.reply(as, from, code)
+		u.reply(id.Server, from, code)
 	}
 }
 
-func (u *udp) deny(id l7.Connection, r *l7.Ruling, as *voice, from *address, name string, d *decision) {
+func (u *udp) deny(id l7.Connection, r *l7.Ruling, from *address, name string, d *decision) {
 	u.Counters.Denied.Add(1)
 	u.scribe.question(u.now, id, r, d.limit, l7.Denied, d.reason, name, u.query.kind)
-	u.reply(as, from, u.deniedCode())
+	u.reply(id.Server, from, u.deniedCode())
 }
 
 // reply answers the query that was read last.
-func (u *udp) reply(as *voice, to *address, code uint16) {
+func (u *udp) reply(server netip.AddrPort, to *address, code uint16) {
 	slot := u.out.slot()
-	u.out.commit(as.fd, len(appendReply(slot[:0], &u.query, code)), to)
+	u.out.commit(server, len(appendReply(slot[:0], &u.query, code)), to)
 }
 
 // ask sends an allowed question on. One that was sent before and waits is sent
@@ -275,7 +279,7 @@ func (u *udp) ask(f *flow, data []byte, name string, d *decision) {
 		if !u.places.ask(f.id.Client.Addr()) {
 			u.Counters.Overload.Add(1)
 			u.scribe.question(u.now, f.id, &f.ruling, d.limit, l7.Rejected, "too many questions wait for an answer", name, u.query.kind)
-			u.reply(f.as, &f.to, codeServer)
+			u.reply(f.id.Server, &f.to, codeServer)
 			return
 		}
 		a = u.table.ask()

@@ -367,14 +367,7 @@ func TestAServerThatDoesNotListenMeansServerFailure(t *testing.T) {
 func TestAnAnswerWaitsToBeLearnedButNotForLong(t *testing.T) {
 	r := through(t, serverOf(t, answers), `{"matchPattern":"*"}`, func(r *rig) { r.Limits.Learn = 50 * time.Millisecond })
 	release := make(chan struct{})
-	r.lessons.wait = func(ctx context.Context) error {
-		select {
-		case <-release:
-			return nil
-		case <-time.After(time.Hour):
-			return nil
-		}
-	}
+	r.lessons.slow(func(context.Context) error { <-release; return nil })
 	for _, network := range both { // the learner does not even look at its context
 		before := time.Now()
 		if m := r.ask(network, question("slow.b", miekg.TypeA)); len(m.Answer) != 1 || time.Since(before) < 50*time.Millisecond {
@@ -385,9 +378,7 @@ func TestAnAnswerWaitsToBeLearnedButNotForLong(t *testing.T) {
 		t.Errorf("%d late", n)
 	}
 	close(release)
-	r.lessons.mu.Lock()
-	r.lessons.wait = func(context.Context) error { return errors.New("no") }
-	r.lessons.mu.Unlock()
+	r.lessons.slow(func(context.Context) error { return errors.New("no") })
 	for _, network := range both {
 		if m := r.ask(network, question("failing.b", miekg.TypeA)); len(m.Answer) != 1 {
 			t.Errorf("over %s: %v", network, m)

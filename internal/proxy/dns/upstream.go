@@ -35,7 +35,7 @@ func (u *udp) readUpstream(f *flow) {
 func (u *udp) fromServer(f *flow, slot []byte, n int) fault {
 	if f.asks.n == 0 && u.unlimited(&f.ruling) {
 		u.Counters.Passed.Add(1)
-		u.out.commit(f.as.fd, n, &f.to)
+		u.out.commit(f.id.Server, n, &f.to)
 		return sound
 	}
 	msg, in := slot[:n], &u.answer
@@ -53,7 +53,7 @@ func (u *udp) fromServer(f *flow, slot []byte, n int) fault {
 	u.scribe.answer(u.now, f.id, &f.ruling, a, in)
 	if !a.learns || in.code != 0 || len(in.addrs) == 0 || !u.lessons.take(u, f, a, msg) {
 		u.Counters.Answered.Add(1)
-		u.out.commit(f.as.fd, n, &f.to)
+		u.out.commit(f.id.Server, n, &f.to)
 	}
 	if a.sent--; a.sent <= 0 {
 		u.end(f, a)
@@ -72,7 +72,7 @@ func (u *udp) fail(f *flow, a *ask, reason string) {
 	u.Counters.Unreachable.Add(1)
 	u.scribe.failure(u.now, f.id, &f.ruling, a, codeServer, reason)
 	slot := u.out.slot()
-	u.out.commit(f.as.fd, len(a.reply(slot[:0], codeServer)), &f.to)
+	u.out.commit(f.id.Server, len(a.reply(slot[:0], codeServer)), &f.to)
 	u.end(f, a)
 }
 

@@ -31,14 +31,33 @@ func UpstreamUDP(client, server netip.AddrPort) (fd int, err error) {
 	return fd, nil
 }
 
-// AnswerUDP is Answer without the runtime's poller: a file descriptor that does
-// not block.
-func AnswerUDP(server netip.AddrPort) (fd int, err error) {
-	six := server.Addr().Is6()
-	if fd, err = datagrams(six, server, transparent(six), mark(), reuse()); err != nil {
-		return -1, fmt.Errorf("answer as %s: %w", server, err)
+// AnswerUDP is the socket of an Answerer for one family, without the runtime's
+// poller: a file descriptor that does not block. What is sent begins with the
+// header of UDP, with its checksum if it is IPv4; the source is that of a control
+// message (IP_PKTINFO, IPV6_PKTINFO).
+func AnswerUDP(six bool) (fd int, err error) {
+	family := unix.AF_INET
+	options := []option{transparent(six), mark()}
+	if six {
+		family = unix.AF_INET6
+		options = append(options, checksum())
+	}
+	if fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP); err != nil {
+		return -1, fmt.Errorf("open a raw socket: %w", os.NewSyscallError("socket", err))
+	}
+	if err := errors.Join(set(fd, options...), deafen(fd)); err != nil {
+		return -1, errors.Join(fmt.Errorf("open a raw socket: %w", err), unix.Close(fd))
 	}
 	return fd, nil
+}
+
+func set(fd int, options ...option) error {
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("set socket option %s: %w", o.what, hint(err))
+		}
+	}
+	return nil
 }
 
 // datagrams is a bound socket.
@@ -51,10 +70,8 @@ func datagrams(six bool, from netip.AddrPort, options ...option) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	for _, o := range options {
-		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			return -1, errors.Join(fmt.Errorf("set socket option %s: %w", o.what, hint(err)), unix.Close(fd))
-		}
+	if err := set(fd, options...); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
 	}
 	if err := unix.Bind(fd, sockaddr(from)); err != nil {
 		return -1, errors.Join(os.NewSyscallError("bind", err), unix.Close(fd))
