@@ -12,6 +12,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Datagrams is a socket for datagrams that the programs assign to it, without the
+// runtime's poller: its descriptor does not block.
+type Datagrams struct {
+	FD   int
+	Port uint16
+	Six  bool
+}
+
+// ReceiveUDP makes one, at a port that the kernel chooses.
+func ReceiveUDP(six bool) (*Datagrams, error) {
+	fd, err := datagrams(six, netip.AddrPortFrom(loopback(six), 0), transparent(six), mark(), originalDestination(six))
+	if err != nil {
+		return nil, fmt.Errorf("listen for UDP of the programs: %w", err)
+	}
+	d := &Datagrams{FD: fd, Six: six}
+	switch a, err := unix.Getsockname(fd); a := a.(type) {
+	case *unix.SockaddrInet4:
+		d.Port = uint16(a.Port)
+	case *unix.SockaddrInet6:
+		d.Port = uint16(a.Port)
+	default:
+		return nil, errors.Join(fmt.Errorf("listen for UDP of the programs: %w", os.NewSyscallError("getsockname", err)), unix.Close(fd))
+	}
+	return d, nil
+}
+
+// Close closes it; nobody may use it any more.
+func (d *Datagrams) Close() error { return unix.Close(d.FD) }
+
 // UpstreamUDP is DialUDP without the runtime's poller: a file descriptor that
 // does not block.
 func UpstreamUDP(client, server netip.AddrPort) (fd int, err error) {
