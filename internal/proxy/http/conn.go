@@ -175,7 +175,7 @@ func (c *conn) exchange(end int) (again bool, err error) {
 	if !c.allowed(w) {
 		return c.deny(end), nil
 	}
-	if c.server.conn != nil && c.now.Sub(before) > slice/40 && c.server.look() != quiet {
+	if c.server.conn != nil && c.now.Sub(before) >= c.limits.rested && c.server.look() != quiet {
 		c.disconnect() // it closed while nothing was asked
 	}
 	fresh := c.server.conn == nil

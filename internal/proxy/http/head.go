@@ -80,7 +80,6 @@ type request struct {
 	path           []byte // path and query, in the one form; empty for CONNECT
 	pathStart      int    // of path in target, if path is not rewritten
 	rewritten      bool   // path is not as in target
-	queryStart     int    // of the query with "?" in target
 	hosts          int
 }
 
@@ -99,7 +98,7 @@ func headEnd(b []byte, from int) int {
 // partial looks for what can never become a head, in what has come of it.
 func partial(b []byte, from int) error {
 	if len(b) > 0 && class[b[0]]&classToken == 0 {
-		return errRequestLine
+		return errMethod
 	}
 	for {
 		i := bytes.IndexByte(b[from:], '\n')

@@ -108,6 +108,11 @@ type rig struct {
 // through starts a proxy to a server with rules as lines; no lines: no limits.
 func through(t *testing.T, server string, lines ...string) *rig {
 	t.Helper()
+	return limited(t, Limits{}, server, lines...)
+}
+
+func limited(t *testing.T, limits Limits, server string, lines ...string) *rig {
+	t.Helper()
 	r := &rig{records: &records{news: make(chan struct{}, 1)}, judge: &fakeJudge{}, errs: make(chan error, 1000)}
 	rules := fakeRules{}
 	if len(lines) > 0 {
@@ -118,7 +123,7 @@ func through(t *testing.T, server string, lines ...string) *rig {
 		rules[7] = set
 		r.judge.ruling.Limits = []l7.Limit{{Side: l7.Ingress, Endpoint: 5, Set: 7}}
 	}
-	r.Server = &Server{Judge: r.judge, Rules: rules, Dialer: dialTo(server), Recorder: r.records}
+	r.Server = &Server{Judge: r.judge, Rules: rules, Dialer: dialTo(server), Recorder: r.records, Limits: limits}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,8 @@ type Limits struct {
 	Dial     time.Duration // to connect to the server; 5 s
 	Drain    int64         // bytes of a refused request's body that are read, so that the connection lives on; 64 KiB
 	Upgrades []string      // protocols a connection may switch to; "websocket"
+
+	rested time.Duration // since the last answer, after which the server may have closed
 }
 
 func (l Limits) defaults() Limits {
@@ -35,6 +37,7 @@ func (l Limits) defaults() Limits {
 	l.Write = cmp.Or(l.Write, 2*time.Minute)
 	l.Dial = cmp.Or(l.Dial, 5*time.Second)
 	l.Drain = cmp.Or(l.Drain, 64<<10)
+	l.rested = cmp.Or(l.rested, 100*time.Millisecond)
 	if l.Upgrades == nil {
 		l.Upgrades = []string{"websocket"}
 	}
