@@ -115,6 +115,15 @@ func (a *Asker) Publish(l Listeners) error {
 	return nil
 }
 
+// Published are the ports that the programs know.
+func (a *Asker) Published() (Listeners, error) {
+	var p abi.ProxyPorts
+	if err := a.port.Lookup(uint32(0), &p); err != nil {
+		return Listeners{}, fmt.Errorf("read the proxy's ports: %w", err)
+	}
+	return Listeners{TCP4: swap(p.TCP4), TCP6: swap(p.TCP6), UDP4: swap(p.UDP4), UDP6: swap(p.UDP6)}, nil
+}
+
 // end is one end of a connection.
 type end struct {
 	addr        netip.Addr
