@@ -64,6 +64,7 @@ var schema = []Key{
 	number("bpf-lb-maglev-table-size", "16381", "Positions of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071.", func(o *Options) *int { return &o.Service.MaglevSize }),
 	text("bpf-lb-maglev-hash-seed", service.DefaultMaglevSeed, "Seed of Maglev tables, the same on all nodes.", func(o *Options) *string { return &o.Service.MaglevSeed }),
 	choice("bpf-lb-mode", "snat", "How connections from outside reach backends of other nodes: with this node's address (snat), with the client's, which they answer themselves (dsr), or TCP with dsr and UDP with snat (hybrid). dsr needs native routing; in a tunnel it is snat.", func(o *Options) *string { return &o.Service.Mode }, "snat", "dsr", "hybrid"),
+	only("bpf-lb-dsr-dispatch", "opt", "How the backend's node learns with dsr what the client asked for: by an IP option.", "opt"),
 	flag("bpf-lb-external-clusterip", "false", "Serve ClusterIPs to clients outside, too.", func(o *Options) *bool { return &o.Service.ExternalClusterIP }),
 	flag("bpf-lb-source-range-all-types", "false", "loadBalancerSourceRanges limit NodePorts, too.", func(o *Options) *bool { return &o.Service.RangesForAll }),
 	choice("service-no-backend-response", "reject", "What connections to a service without backends get: an answer (reject) or nothing (drop).", func(o *Options) *string { return &o.Service.NoBackend }, "reject", "drop"),
@@ -83,6 +84,8 @@ var schema = []Key{
 	list("policy-cidr-match-mode", "", "What CIDR rules match besides the world: nodes, pods.", func(o *Options) *[]string { return &o.CIDRMatch }),
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
+
+	flag("enable-l7-proxy", "true", "Carry out L7 rules by the proxy of the node; otherwise what they would allow is denied.", func(o *Options) *bool { return &o.L7Proxy }),
 
 	choice("monitor-aggregation", "medium", "How much of traffic is told: every packet (none) or connections (low, medium, maximum).", func(o *Options) *string { return &o.MonitorAggregation }, "none", "low", "medium", "maximum"),
 
