@@ -200,7 +200,7 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return warn.Run(ctx) })
 	g.Go(func() error { return sockets.Run(ctx) })
 	if a.opts.Service.AllKinds {
-		ports := &healthCheckPorts{log: a.log, tables: a.tables}
+		ports := newHealthCheckPorts(a.log, a.tables)
 		g.Go(func() error { return ports.Run(ctx) })
 	}
 	g.Go(func() error { return publish.Run(ctx) })

@@ -22,7 +22,7 @@ func TestHealthCheckPortsSayWhetherTheNodeHasABackend(t *testing.T) {
 	port := uint16(free.Addr().(*net.TCPAddr).Port)
 	free.Close()
 	tables, _, own := newTables()
-	h := &healthCheckPorts{log: slog.New(slog.DiscardHandler), tables: tables, servers: map[uint16]*http.Server{}}
+	h := newHealthCheckPorts(slog.New(slog.DiscardHandler), tables)
 	ask := func() (int, string) {
 		t.Helper()
 		h.listen()

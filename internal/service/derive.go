@@ -165,8 +165,10 @@ func (d *deriver) port(p Port, list []candidate) {
 				both(NodePort, a, p.NodePort)
 			}
 		}
+		// With policy Local another node's address is left to that node, which knows
+		// its own backends; the row is for the loopback, and so that nobody binds the port.
 		for _, a := range d.unspecified() {
-			add(NodePort, a, p.NodePort, Internal, choice{list: everywhere})
+			add(NodePort, a, p.NodePort, Internal, choice{list: everywhere, local: s.ExternalLocal})
 		}
 	}
 }
@@ -293,7 +295,8 @@ func (d *deriver) external(f *Frontend) {
 	default:
 		d.once("annotation %s: %q is neither random nor maglev; %s is used", AnnotationAlgorithm, v, f.Algorithm)
 	}
-	if f.Kind == LoadBalancer && s.ExternalLocal {
+	// Load balancers ask before they are given an address, too.
+	if (f.Kind == LoadBalancer || f.Kind == NodePort) && s.ExternalLocal && s.Type == string(LoadBalancer) {
 		f.HealthCheck = s.HealthCheckPort
 	}
 	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {

@@ -23,7 +23,7 @@ const (
 	AnnotationAlgorithm    = "service.cilium.io/lb-algorithm"
 	AnnotationRanges       = "service.cilium.io/src-ranges-policy"
 	AnnotationDelegation   = "service.cilium.io/proxy-delegation" // told that it is not
-	AnnotationWeight       = "service.cilium.io/weight" // of EndpointSlices
+	AnnotationWeight       = "service.cilium.io/weight"           // of EndpointSlices
 	annotationTopology     = "service.kubernetes.io/topology-mode"
 	annotationHints        = "service.kubernetes.io/topology-aware-hints"
 

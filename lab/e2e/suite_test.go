@@ -101,6 +101,16 @@ func TestIPv6Only(t *testing.T) {
 	s.story(t, "default-deny", (*setup).defaultDeny)
 }
 
+// TestHostNamespaceOnly has a lab as meshes want it: sockets of pods are left alone.
+func TestHostNamespaceOnly(t *testing.T) {
+	s := bringUp(t, "mesh", "--set", "socketLB.hostNamespaceOnly=true")
+	s.story(t, "services", (*setup).services)
+	s.story(t, "on-the-wire", (*setup).onTheWire)
+	s.story(t, "affinity", (*setup).affinity)
+	s.story(t, "dns", (*setup).dns)
+	s.story(t, "no-rules", (*setup).noRules)
+}
+
 // TestIPv4Only has a lab where a node has so few addresses that they come back
 // soon.
 func TestIPv4Only(t *testing.T) {

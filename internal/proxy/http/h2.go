@@ -78,7 +78,7 @@ type h2 struct {
 type stream struct {
 	record        l7.Record
 	http          l7.HTTP
-	denied        bool // answered by us: the server knows nothing of it
+	denied        bool  // answered by us: the server knows nothing of it
 	wasted        int64 // bytes that came nevertheless
 	answered      bool
 	asked, served bool // the client's and the server's end was seen
