@@ -85,7 +85,7 @@ func newJudgeNode(t *testing.T) *judgeNode {
 		t.Fatal(err)
 	}
 	all := specs.Maps()
-	for name, size := range small {
+	for name, size := range sizes {
 		if all[name] != nil {
 			all[name].MaxEntries = size
 		}
