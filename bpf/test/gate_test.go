@@ -64,15 +64,15 @@ func TestEveryObjectLoadsWithEverySetting(t *testing.T) {
 
 // TestTheProgramsDoNotGrowUnseen counts what the compiler made.
 func TestTheProgramsDoNotGrowUnseen(t *testing.T) {
-	sizes := map[string]int{}
+	insns := map[string]int{}
 	for object, load := range loaders {
 		spec, err := load()
 		if err != nil {
 			t.Fatalf("%s: %v", object, err)
 		}
 		for name, p := range spec.Programs {
-			sizes[name] = int(p.Instructions.Size() / asm.InstructionSize)
+			insns[name] = int(p.Instructions.Size() / asm.InstructionSize)
 		}
 	}
-	compareCounts(t, map[string]map[string]int{sizeColumn: sizes}, "go test ./bpf/test -run ProgramsDoNotGrow")
+	compareCounts(t, map[string]map[string]int{sizeColumn: insns}, "go test ./bpf/test -run ProgramsDoNotGrow")
 }

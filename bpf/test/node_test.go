@@ -108,10 +108,11 @@ var loaders = map[string]func() (*ebpf.CollectionSpec, error){
 	"endpoint": bpf.LoadEndpoint, "overlay": bpf.LoadOverlay, "net": bpf.LoadNet, "sock": bpf.LoadSock,
 }
 
-// sizes of maps that differ from those that the programs begin with.
+// sizes of maps that need not be as large as in a cluster, and of one that an
+// agent makes larger for the first Maglev table.
 var sizes = map[string]uint32{
 	abi.MapFlows: 4096, abi.MapFragments: 256, abi.MapNAT: 4096, abi.MapServiceFlows: 1024, abi.MapSocketVIPs: 1024,
-	abi.MapIpcache: 4096, abi.MapEvents: 1 << 20, abi.MapMaglevRows: 2048,
+	abi.MapIpcache: 4096, abi.MapEvents: 1 << 20, abi.MapMaglevRows: 4096,
 }
 
 // newNode makes one set of maps; programs are loaded with the settings when they first run.
