@@ -7,10 +7,12 @@
 #include "lib/event.h"
 #include "lib/flow.h"
 #include "lib/ipcache.h"
+#include "lib/mark.h"
 #include "lib/metric.h"
 #include "lib/nat.h"
 #include "lib/node.h"
 #include "lib/policy.h"
+#include "lib/proxy.h"
 #include "lib/reasons.h"
 #include "lib/service.h"
 #include "lib/service_flow.h"
@@ -34,6 +36,7 @@ struct abi_structs {
 	struct set_key set_key;
 	struct set_entry set_entry;
 	struct generations generations;
+	struct proxy_ports proxy_ports;
 	struct service_key service_key;
 	struct service service;
 	struct service_slot service_slot;
@@ -62,6 +65,7 @@ struct abi_enums {
 	enum flow_side flow_side;
 	enum flow_flag flow_flag;
 	enum identity identity;
+	enum mark mark;
 	enum ipcache_flag ipcache_flag;
 	enum nat_direction nat_direction;
 	enum nat_flag nat_flag;

@@ -7,6 +7,7 @@
 #include "lib/icmp_error.h"
 #include "lib/neighbor.h"
 #include "lib/related.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 enum {
@@ -145,6 +146,8 @@ static __always_inline int forward_from_pod(struct __sk_buff *skb, struct packet
 	int reason;
 
 	side &= 1;
+	if (unlikely(f->flags & FLOW_PROXIED))
+		return to_proxy(skb, p, side == INITIATOR);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_stack(skb, p);
 	if (unlikely(f->service && side == RESPONDER)) {
@@ -192,6 +195,8 @@ int from_pod(struct __sk_buff *skb)
 			return to_stack(skb, &p);
 		if (reason == REJECT)
 			return reject_pod(skb, &p);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return reset(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -268,9 +273,10 @@ int to_pod(struct __sk_buff *skb)
 		return reason == PACKET_NOT_IP ? TC_ACT_OK : drop(skb, &p, reason);
 	if (is_neighbor_discovery(skb, &p))
 		return TC_ACT_OK;
+	see_proxy(skb, &p);
 	flow_key_of(&p, &key);
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (!f || !is_established_to_pod(skb, &p, f)) {
+	if (!f || !is_established_to_pod(skb, &p, f) || unlikely(takes_over(f, &p))) {
 		reason = admit_to_pod(skb, &p, &key);
 		if (reason)
 			return drop(skb, &p, reason);
@@ -280,6 +286,12 @@ int to_pod(struct __sk_buff *skb)
 	}
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely((f->flags & FLOW_PROXIED) && !(p.flags & PACKET_FROM_PROXY))) {
+		if (!f->endpoint[side])
+			return host_to_proxy(skb, &p);
+		if (!is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+	}
 	if (unlikely(f->service && side == RESPONDER)) {
 		reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
 		if (reason)

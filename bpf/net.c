@@ -7,6 +7,7 @@
 #include "lib/icmp_error.h"
 #include "lib/inbound.h"
 #include "lib/masquerade.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 /* Established: the row holds for p, which is for a pod of this node. */
@@ -24,11 +25,26 @@ static __always_inline int is_established(const struct packet *p, const struct f
 enum {
 	NOT_FOR_POD = -21,
 	FOR_STACK = -22, /* of the world: to_pod judges it on its way through the stack */
+	ROUTE = -23,	 /* perhaps for a pod */
 };
 
+/* p is an ICMP error about a connection of the proxy, whose socket wants to know it. */
+static __always_inline int relate_proxied(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+{
+	struct flow_key related;
+	struct flow *f;
+
+	if (relate(skb, p, key))
+		return 0;
+	related = *key;
+	f = bpf_map_lookup_elem(&flows, &related);
+	return f && (f->flags & FLOW_PROXIED);
+}
+
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
- * key that allows p, NOT_FOR_POD, FOR_STACK, or a drop reason. */
-__global int admit_from_net(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+ * key that allows p, NOT_FOR_POD, FOR_STACK, or a drop reason. proxied: the row
+ * that it has is the proxy's, to which only this program can hand it. */
+__global int admit_from_net(struct __sk_buff *skb, struct packet *p, struct flow_key *key, __u32 proxied)
 {
 	struct opening *o = opening_new();
 
@@ -43,8 +59,13 @@ __global int admit_from_net(struct __sk_buff *skb, struct packet *p, struct flow
 	p->destination_identity = o->party[1].identity;
 	if (is_forged(&o->party[0]))
 		return REASON_UNKNOWN_SENDER;
-	if (cfg_tunnel || !o->party[0].node)
-		return FOR_STACK;
+	if (cfg_tunnel || !o->party[0].node) {
+		if (p->flags & PACKET_ICMP_ERROR)
+			return relate_proxied(skb, p, key) ? 0 : FOR_STACK;
+		if (!proxied)
+			return FOR_STACK;
+		o->flags = FLOW_VIA_STACK;
+	}
 	if (!(o->party[1].flags & PARTY_READY))
 		return REASON_ENDPOINT_NOT_READY;
 	if (p->flags & PACKET_ICMP_ERROR)
@@ -93,6 +114,8 @@ static __always_inline int serve_here(struct __sk_buff *skb, struct packet *p, s
 		return drop(skb, p, REASON_CT_INSERT_FAILED); /* the client has this connection by another address */
 	if (!f || !is_established(p, f)) {
 		reason = admit_inbound(skb, p, key);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return reset(skb, p);
 		if (reason)
 			return drop(skb, p, reason);
 		f = bpf_map_lookup_elem(&flows, key);
@@ -101,6 +124,8 @@ static __always_inline int serve_here(struct __sk_buff *skb, struct packet *p, s
 	}
 	side = sender_side(f, p);
 	track(skb, f, p, side);
+	if (f->flags & FLOW_PROXIED)
+		return to_proxy(skb, p, side == INITIATOR);
 	return deliver(skb, p, f->endpoint[!side]);
 }
 
@@ -251,20 +276,26 @@ static __always_inline int route_to_pod(struct __sk_buff *skb, struct packet *p,
 	flow_key_of(p, key);
 	f = bpf_map_lookup_elem(&flows, key);
 	if (!f || !is_established(p, f)) {
-		reason = admit_from_net(skb, p, key);
+		reason = admit_from_net(skb, p, key, f && (f->flags & FLOW_PROXIED));
 		if (reason == NOT_FOR_POD)
 			return NOT_FOR_POD;
 		if (reason == FOR_STACK)
 			return TC_ACT_OK;
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return reset(skb, p);
 		if (reason)
 			return drop(skb, p, reason);
 		f = bpf_map_lookup_elem(&flows, key);
 		if (!f)
 			return drop(skb, p, REASON_CT_INSERT_FAILED);
 	}
+	side = sender_side(f, p);
+	if (unlikely(f->flags & FLOW_PROXIED)) {
+		track(skb, f, p, side);
+		return to_proxy(skb, p, side == INITIATOR);
+	}
 	if (f->flags & FLOW_VIA_STACK)
 		return TC_ACT_OK;
-	side = sender_side(f, p);
 	track(skb, f, p, side);
 	reason = decrement_ttl(skb, p);
 	if (!reason && f->service && side == RESPONDER)
@@ -287,7 +318,9 @@ static __always_inline int to_node(struct __sk_buff *skb, struct packet *p)
 		return NOT_FOR_POD;
 	if (reason == OUTSIDE)
 		return to_uplink(skb, p);
-	return reason ? drop(skb, p, reason) : TC_ACT_OK;
+	if (reason)
+		return drop(skb, p, reason);
+	return p->flags & PACKET_TO_PROXY ? ROUTE : TC_ACT_OK;
 }
 
 /* What comes in from outside. */
@@ -308,7 +341,9 @@ int from_net(struct __sk_buff *skb)
 		return drop(skb, &p, told);
 	if (told == NOT_TOLD) {
 		masquerade_addr(&p, &own);
-		action = addr_equal(&p.destination, &own) ? to_node(skb, &p) : route_to_pod(skb, &p, &key);
+		action = addr_equal(&p.destination, &own) ? to_node(skb, &p) : ROUTE;
+		if (action == ROUTE)
+			action = route_to_pod(skb, &p, &key);
 		if (action != NOT_FOR_POD)
 			return action;
 	}
@@ -336,6 +371,42 @@ __global int leave(struct __sk_buff *skb, struct packet *p)
 	if (p->flags & PACKET_ICMP_ERROR)
 		return masquerade_error(skb, p);
 	return masquerade(skb, p);
+}
+
+enum {
+	ANSWERED = -41, /* has the addresses that the client outside knows */
+};
+
+/* What the proxy sends for a pod needs a row, as a packet of that pod. Returns 0,
+ * ANSWERED or a drop reason. */
+__global int admit_from_proxy(struct __sk_buff *skb, struct packet *p)
+{
+	struct opening *o = opening_new();
+	struct flow_key key;
+	struct flow *f;
+	__u32 side;
+	int reason;
+
+	if (!o || !p)
+		return REASON_INVALID_PACKET;
+	party_find(&o->party[0], &p->source);
+	party_find(&o->party[1], &p->destination);
+	opening_of(o, p);
+	o->flags = FLOW_VIA_STACK;
+	flow_key_of(p, &key);
+	o->initiator_b = p->from_b;
+	reason = admit(skb, p, &key, o);
+	if (reason)
+		return reason;
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (!f)
+		return REASON_CT_INSERT_FAILED;
+	side = sender_side(f, p);
+	track(skb, f, p, side);
+	if (!f->service || side == INITIATOR)
+		return 0;
+	reason = untranslate(skb, p, f->service, f->endpoint[INITIATOR]);
+	return reason ? reason : ANSWERED;
 }
 
 /* An error that this host's stack made about a packet for a pod, which the world
@@ -371,13 +442,20 @@ int to_net(struct __sk_buff *skb)
 	}
 	if (parse(skb, &p))
 		return TC_ACT_OK;
+	see_proxy(skb, &p);
+	if (p.flags & PACKET_FROM_PROXY)
+		skb->mark = 0;
 	masquerade_addr(&p, &own);
 	if (addr_equal(&p.source, &own))
 		return leave_host(skb, &p);
 	p.endpoint = endpoint_of(&p.source, &ep);
 	if (!p.endpoint)
 		return leave_host(skb, &p);
-	reason = leave(skb, &p);
+	reason = p.flags & PACKET_FROM_PROXY ? admit_from_proxy(skb, &p) : 0;
+	if (reason == ANSWERED)
+		return TC_ACT_OK;
+	if (!reason)
+		reason = leave(skb, &p);
 	return reason ? drop(skb, &p, reason) : TC_ACT_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "lib/deliver.h"
 #include "lib/masquerade.h"
 #include "lib/related.h"
+#include "lib/reset.h"
 #include "lib/translate.h"
 
 enum {
@@ -168,6 +169,21 @@ static __always_inline int to_host(struct __sk_buff *skb, struct packet *p)
 	return to_own_stack(skb, p);
 }
 
+/* The way back to the node that p came from, for a reset of its sender. */
+__global int aim_back(struct __sk_buff *skb, const struct packet *p, const struct outer *outer)
+{
+	struct addr source;
+	__u32 *node;
+
+	if (!p || !outer)
+		return REASON_INVALID_PACKET;
+	source = outer->source;
+	node = bpf_map_lookup_elem(&node_addrs, &source);
+	if (!node)
+		return REASON_UNKNOWN_SENDER;
+	return set_tunnel(skb, *node, p->service ? IDENTITY_HOST : p->destination_identity);
+}
+
 /* What other nodes send through the tunnel. */
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
@@ -191,6 +207,8 @@ int from_overlay(struct __sk_buff *skb)
 		reason = admit_from_overlay(skb, &p, &key, &outer);
 		if (reason == FOR_HOST)
 			return to_host(skb, &p);
+		if (reason == REASON_FLOW_NOW_REDIRECTED)
+			return aim_back(skb, &p, &outer) ? drop(skb, &p, reason) : reset(skb, &p);
 		if (reason)
 			return drop(skb, &p, reason);
 		f = bpf_map_lookup_elem(&flows, &key);
@@ -199,6 +217,8 @@ int from_overlay(struct __sk_buff *skb)
 	}
 	side = sender_side(f, &p);
 	track(skb, f, &p, side);
+	if (unlikely(f->flags & FLOW_PROXIED))
+		return to_proxy(skb, &p, side == INITIATOR);
 	if (f->flags & FLOW_VIA_STACK)
 		return to_own_stack(skb, &p);
 	if (unlikely(f->service && side == RESPONDER)) {
@@ -245,6 +265,7 @@ int to_overlay(struct __sk_buff *skb)
 {
 	struct packet p = { .point = POINT_FROM_STACK };
 	struct party from = {};
+	__u32 side, identity;
 	struct flow_key key;
 	struct flow *f;
 	int reason;
@@ -256,18 +277,30 @@ int to_overlay(struct __sk_buff *skb)
 	reason = parse(skb, &p);
 	if (reason)
 		return drop(skb, &p, reason == PACKET_NOT_IP ? REASON_UNSUPPORTED_L3 : reason);
+	see_proxy(skb, &p);
 	flow_key_of(&p, &key);
 	reason = admit_to_overlay(skb, &p, &key, &from);
 	if (reason)
 		return drop(skb, &p, reason);
+	identity = from.id ? from.identity : IDENTITY_HOST;
 	f = from.id ? bpf_map_lookup_elem(&flows, &key) : NULL;
-	if (f)
-		track(skb, f, &p, sender_side(f, &p));
-	reason = set_tunnel(skb, from.node, from.id ? from.identity : IDENTITY_HOST);
+	if (f) {
+		if ((f->flags & FLOW_PROXIED) && !is_of_proxy(&p))
+			return drop(skb, &p, REASON_NOT_FROM_PROXY);
+		side = sender_side(f, &p);
+		track(skb, f, &p, side);
+		if ((f->flags & FLOW_PROXIED) && f->service && side == RESPONDER) {
+			reason = untranslate(skb, &p, f->service, f->endpoint[INITIATOR]);
+			identity = IDENTITY_HOST; /* with an address of this node it comes as this node */
+		}
+	}
+	if (!reason)
+		reason = set_tunnel(skb, from.node, identity);
 	if (reason)
 		return drop(skb, &p, reason);
 	count(skb, REASON_FORWARDED, 0);
 	trace(skb, &p, POINT_TO_OVERLAY);
+	skb->mark = 0;
 	return TC_ACT_OK;
 }
 

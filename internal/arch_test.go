@@ -30,9 +30,9 @@ type pkg struct {
 // own layer (but see edgesMeetInTables) and those below.
 var layers = map[string]int{
 	"abi": 0, "table": 0, "reconcile": 0, "label": 0, "prefix": 0,
-	"identity": 1, "node": 1, "endpoint": 1, "policy": 1, "service": 1, "gateway": 1, "dnsname": 1, "ipam": 1, "flow": 1,
-	"k8s": 2, "kvstore": 2, "mesh": 2, "datapath": 2, "proxy": 2, "announce": 2, "observe": 2, "metric": 2, "ping": 2, "rpc": 2,
-	"agent": 3, "operator": 3, "relay": 3, "ui": 3, "cni": 3, "cli": 3, "testkit": 3, "bench": 3,
+	"identity": 1, "node": 1, "endpoint": 1, "policy": 1, "service": 1, "gateway": 1, "dnsname": 1, "ipam": 1, "flow": 1, "l7": 1,
+	"k8s": 2, "kvstore": 2, "mesh": 2, "datapath": 2, "proxy": 2, "announce": 2, "observe": 2, "metric": 2, "ping": 2, "rpc": 2, "file": 2,
+	"agent": 3, "operator": 3, "proxyd": 3, "relay": 3, "ui": 3, "cni": 3, "cli": 3, "testkit": 3, "bench": 3,
 }
 
 // fences name who may import what: any import path with the prefix.

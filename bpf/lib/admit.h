@@ -77,6 +77,8 @@ static __always_inline int judge_side(struct __sk_buff *skb, struct packet *p, c
 	q.protocol = o->protocol;
 	q.any_port = !o->port[0] && !o->port[1];
 	reason = judge(p, &q);
+	if (p->verdict == VERDICT_REDIRECT)
+		*word = FLOW_SIDE_REDIRECT;
 	/* An audit is told as a drop is, however little is told of what passes. */
 	if (!reason && q.slot != SLOT_OPEN && (cfg_event_level || p->verdict == VERDICT_AUDIT))
 		report(skb, p, EVENT_VERDICT, 0);
@@ -179,6 +181,45 @@ static __always_inline int opens_nothing(const struct packet *p)
 	return p->protocol == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 }
 
+/* One side's policy wants the proxy. */
+static __always_inline int redirects(const struct verdicts *v)
+{
+	return ((v->side[0] | v->side[1]) >> SIDE_SHIFT & FLOW_SIDE_REDIRECT) != 0;
+}
+
+/* A TCP packet without a row, which policy lets pass: is it the proxy's? */
+static __always_inline int pick_up(struct __sk_buff *skb, const struct packet *p, struct opening *o, const struct verdicts *v)
+{
+	if (p->flags & PACKET_FROM_PROXY)
+		return 0;
+	if (proxy_holds(skb, p)) {
+		o->flags |= FLOW_PROXIED;
+		return 0;
+	}
+	return redirects(v) ? REASON_FLOW_NOW_REDIRECTED : 0;
+}
+
+enum {
+	ANEW = -31, /* the packet opens a connection: it gets another row */
+};
+
+/* The row was direct, and now is the proxy's. Datagrams move; the ends of a
+ * connection cannot, so both are reset and it counts as ended. */
+static __always_inline int move(struct flow *f, const struct packet *p)
+{
+	int syn = p->protocol == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+
+	if (syn)
+		return p->flags & PACKET_FROM_PROXY ? REASON_NOT_OF_PROXY : ANEW;
+	if (p->protocol != PROTO_TCP || (p->flags & PACKET_FROM_PROXY)) {
+		f->flags |= FLOW_PROXIED;
+		return 0;
+	}
+	f->tcp[0] |= TCP_RST;
+	f->flags |= FLOW_CLOSING;
+	return REASON_FLOW_NOW_REDIRECTED;
+}
+
 /* Admits p, whose sender is party 0 of o. Returns 0 when `flows` has a row for
  * key that allows it, or a drop reason. */
 __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key, struct opening *o)
@@ -194,7 +235,7 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 	known = bpf_map_lookup_elem(&flows, &s->key);
 	if (known && !flow_reopens(known, p))
 		keep = flow_same_parties(known, o, sender_side(known, p));
-	if (keep && known && both_ready(o) && flow_fresh(known))
+	if (keep && known && both_ready(o) && flow_fresh(known) && !takes_over(known, p))
 		return 0; /* nothing has changed: its packets only take this way, as translated ones do */
 	if (keep && known && sender_side(known, p) == RESPONDER)
 		opening_turn(o);
@@ -208,7 +249,16 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 			if (!judge_sides(skb, p, o, key, &v))
 				reason = 0;
 		}
+		if (!reason)
+			reason = pick_up(skb, p, o, &v);
 	}
+	if (!reason && keep && known && !(known->flags & FLOW_PROXIED) && (redirects(&v) || takes_over(known, p)))
+		reason = move(known, p);
+	if (reason == ANEW)
+		reason = keep = 0;
+	/* No socket can be assigned on the way out. */
+	if (!reason && !keep && redirects(&v) && p->point == POINT_FROM_STACK && !(o->flags & FLOW_PROXIED))
+		reason = REASON_PROXY_FROM_STACK;
 	if (reason == REASON_IDENTITY_UNKNOWN)
 		report(skb, p, EVENT_MISS, 0);
 	if (reason) {
@@ -222,6 +272,8 @@ __global int admit(struct __sk_buff *skb, struct packet *p, struct flow_key *key
 		renew(known, o, &v);
 		return 0;
 	}
+	if (redirects(&v) || (p->flags & PACKET_FROM_PROXY))
+		o->flags |= FLOW_PROXIED;
 	reason = insert(p, o, &v);
 	if (!reason && cfg_event_level && !is_limited(o))
 		report(skb, p, EVENT_TRACE, 0); /* no verdict told of this connection */

@@ -52,6 +52,7 @@ enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1 << 0,
+	BPF_F_INGRESS = 1 << 0,
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_F_RECOMPUTE_CSUM = 1 << 0,
 	BPF_F_PSEUDO_HDR = 1 << 4,
@@ -80,6 +81,8 @@ enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
 	ECONNREFUSED = 111,
+	TCP_TIME_WAIT = 6, /* states of a socket */
+	TCP_LISTEN = 10,
 };
 
 struct __sk_buff {
@@ -173,6 +176,11 @@ struct bpf_sock {
 	__u32 src_ip4;
 	__u32 src_ip6[4];
 	__u32 src_port; /* host byte order */
+	__be16 dst_port;
+	__u16 pad;
+	__u32 dst_ip4;
+	__u32 dst_ip6[4];
+	__u32 state;
 };
 
 struct bpf_fib_lookup {
@@ -231,6 +239,8 @@ static long (*bpf_skb_change_head)(struct __sk_buff *skb, __u32 len, __u64 flags
 static __u64 (*bpf_get_socket_cookie)(void *ctx) = (void *)46;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *skb, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size, __u32 flags) = (void *)69;
+static struct bpf_sock *(*bpf_sk_lookup_tcp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
+					     __u64 flags) = (void *)84;
 static struct bpf_sock *(*bpf_sk_lookup_udp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns,
 					     __u64 flags) = (void *)85;
 static long (*bpf_sk_release)(void *sock) = (void *)86;
@@ -239,6 +249,7 @@ static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, struct bpf_sock_tuple *
 static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107;
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
+static long (*bpf_sk_assign)(struct __sk_buff *skb, void *sock, __u64 flags) = (void *)124;
 static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)134;

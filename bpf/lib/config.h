@@ -17,6 +17,7 @@ volatile const __u32 cfg_mtu = 1500;         /* of pod interfaces, bytes of the 
 volatile const __u32 cfg_overlay_ifindex = 0;
 volatile const __u32 cfg_uplink_ifindex = 0;          /* device of direct routing and of this copy of from_net/to_net */
 volatile const __u32 cfg_host_ifindex = 0;            /* stentor_host */
+volatile const __u8 cfg_host_mac[6] = {};             /* its own */
 volatile const struct addr cfg_masquerade_addr4 = {}; /* mapped; address of the uplink */
 volatile const struct addr cfg_masquerade_addr6 = {};
 volatile const __u16 cfg_nat_port_min = 61000; /* ports of masqueraded flows, host byte order, inclusive */

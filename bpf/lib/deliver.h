@@ -2,14 +2,12 @@
 #pragma once
 /* Where packets leave to: a pod, another node, the stack. */
 
+#include "mark.h"
 #include "node.h"
 #include "party.h"
 #include "report.h"
 
 enum {
-	/* Set on what a program of ours sends through a device with another program
-	 * of ours, which clears it. Never leaves the node, never enters a pod. */
-	MARK_CHECKED = 0x57e10001,
 	TUNNEL_KEY_SIZE = 28, /* of struct bpf_tunnel_key without local addresses beyond IPv4: known to every kernel */
 	TTL = 64,
 };

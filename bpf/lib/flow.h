@@ -6,8 +6,6 @@
 
 enum flow_leg {
 	LEG_DIRECT = 0,
-	LEG_CLIENT = 1,  /* client - proxy */
-	LEG_SERVER = 2,  /* proxy - server, with the client's address */
 	LEG_SERVICE = 3, /* keyed by the tuple before translation, see service_flow.h */
 	LEG_ANSWER = 4,	 /* keyed by the tuple after it */
 };
@@ -39,7 +37,7 @@ struct flow {
 	__u16 node;        /* node of the side that is not here; 0: none */
 	__u16 flags;       /* FLOW_* */
 	__u8 tcp[2];       /* TCP flags seen from the initiator, from the responder */
-	__be16 proxy_port;
+	__u16 pad;
 	__u32 service; /* id of the service that was translated; 0: none */
 	__u32 identity[2];
 	__u32 incarnation[2]; /* of the endpoints */
@@ -54,6 +52,7 @@ enum flow_flag {
 	FLOW_CLOSING = 4,   /* FIN from both sides, or RST */
 	FLOW_REPLIED = 8,   /* seen from both sides */
 	FLOW_MASQUERADED = 16,
+	FLOW_PROXIED = 32, /* two connections of the node's proxy: what is not from it goes to it */
 	FLOW_FROM_B = 1 << 15, /* b of the key opened, not a */
 };
 

@@ -4,6 +4,7 @@
 
 #include "packet.h"
 #include "policy.h"
+#include "proxy.h"
 #include "report.h"
 
 struct question {
@@ -40,6 +41,7 @@ __global int judge(struct packet *p, const struct question *q)
 	struct set_key key = {};
 	struct set_entry *entry;
 	__u32 set, class;
+	int reason;
 
 	if (!p || !q)
 		return REASON_INVALID_PACKET;
@@ -67,7 +69,14 @@ __global int judge(struct packet *p, const struct question *q)
 	}
 	if (p->verdict == VERDICT_ALLOW || p->verdict == VERDICT_AUDIT)
 		return 0;
-	/* No proxy takes connections on this node yet: a redirect fails closed. */
+	if (p->verdict == VERDICT_REDIRECT) {
+		reason = redirectable(p);
+		if (reason)
+			p->verdict = VERDICT_DENY;
+		else if (p->flags & PACKET_FROM_PROXY)
+			p->verdict = VERDICT_ALLOW;
+		return reason;
+	}
 	p->verdict = VERDICT_DENY;
 	if (class == CLASS_UNKNOWN || class == CLASS_UNRESOLVED)
 		return REASON_IDENTITY_UNKNOWN;

@@ -88,6 +88,7 @@ __global int take_port(struct __sk_buff *skb, const struct nat_key *out, struct 
 	s->inward_row.incarnation = mapping->incarnation;
 	s->inward_row.last = mapping->last;
 	s->inward_row.service = mapping->service;
+	s->inward_row.flags = mapping->flags & NAT_PROXIED;
 	port = ntohs(out->local_port);
 	for (i = 0; i < PORT_TRIES; i++) {
 		/* Its own port is kept where no host socket is given one by the kernel. */
@@ -121,6 +122,8 @@ static __always_inline int leads_back(const struct nat_key *out, const struct na
 	    back->incarnation != mapping->incarnation || back->service != mapping->service)
 		return 0;
 	back->last = mapping->last;
+	if (back->flags != mapping->flags)
+		back->flags = mapping->flags;
 	return 1;
 }
 
@@ -167,6 +170,7 @@ static __always_inline int mapping_of(struct __sk_buff *skb, struct packet *p, c
 	masquerade_addr(p, &mapping->addr);
 	mapping->endpoint = p->endpoint;
 	mapping->incarnation = ep->incarnation;
+	mapping->flags = p->flags & PACKET_FROM_PROXY ? NAT_PROXIED : 0;
 	mapping->last = bpf_jiffies64();
 	if (known && known->incarnation == ep->incarnation && addr_equal(&known->addr, &mapping->addr)) {
 		mapping->port = known->port;
@@ -304,6 +308,8 @@ __global int unmasquerade(struct __sk_buff *skb, struct packet *p)
 	p->endpoint = mapping.endpoint;
 	if (mapping.service)
 		return answer_outside(skb, p, &mapping);
+	if (mapping.flags & NAT_PROXIED)
+		p->flags |= PACKET_TO_PROXY;
 	return rewrite(skb, p, &mapping.addr, mapping.port, 1);
 }
 
@@ -329,6 +335,8 @@ __global int unmasquerade_error(struct __sk_buff *skb, struct packet *p)
 	reason = rewrite_inner(skb, p, inner, &mapping.addr, INNER_SOURCE(mapping.port));
 	if (!reason)
 		reason = rewrite(skb, p, &mapping.addr, p->destination_port, 1);
+	if (mapping.flags & NAT_PROXIED)
+		p->flags |= PACKET_TO_PROXY;
 	if (reason || !mapping.service)
 		return reason;
 	return error_outside(skb, p, inner, mapping.service);

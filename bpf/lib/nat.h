@@ -34,6 +34,7 @@ struct nat_entry {
 
 enum nat_flag {
 	NAT_ANY_PORT = 1, /* may have any port: no socket of the host speaks from that address and device */
+	NAT_PROXIED = 2,  /* inward: the proxy speaks through it for the pod */
 };
 
 /* Written by from_net/to_net; expired by the agent. */

@@ -105,6 +105,9 @@ enum packet_flag {
 	PACKET_DONT_FRAGMENT = 32,
 	PACKET_REPLY = 64, /* to the initiator of its flow */
 	PACKET_OPTIONS = 128, /* IPv4 options, or destination options right after the IPv6 header */
+	PACKET_FROM_PROXY = 256,
+	PACKET_TO_PROXY = 512,   /* for the pod behind a mapping that the proxy uses */
+	PACKET_FRAGMENT = 1024, /* any of them */
 };
 
 struct packet {
@@ -237,6 +240,7 @@ __global int parse_fragment(struct __sk_buff *skb, struct packet *p, __be32 id, 
 	key.id = id;
 	key.protocol = p->protocol;
 	key.device = skb->ifindex;
+	p->flags |= PACKET_FRAGMENT;
 	if (first) {
 		reason = parse_l4(skb, p);
 		if (reason)

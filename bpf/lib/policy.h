@@ -81,9 +81,8 @@ struct set_key {
 struct set_entry {
 	__u8 verdict; /* enum policy_verdict */
 	__u8 flags;
-	__be16 proxy_port;
-	__u16 l7;  /* L7 rule set */
 	__u16 row; /* number of the row within its set, for the trace */
+	__u32 l7;  /* of a redirect: number of the L7 rules, for the proxy */
 };
 
 /* (set, protocol, port prefix) -> answer; no row: deny. Written by the agent. */

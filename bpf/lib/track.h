@@ -58,10 +58,12 @@ static __always_inline __u32 sender_side(const struct flow *f, const struct pack
 	return side & 1;
 }
 
-/* Pure SYN of a new connection on the ports of one that has ended. */
+/* Pure SYN of a new connection on the ports of one that has ended. The proxy opens
+ * its own to the server when its client's may have ended already. */
 static __always_inline int flow_reopens(const struct flow *f, const struct packet *p)
 {
-	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST));
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && ((f->tcp[0] | f->tcp[1]) & (TCP_FIN | TCP_RST)) &&
+	       !(p->flags & PACKET_FROM_PROXY);
 }
 
 static __always_inline struct generations *generations(void)
@@ -121,6 +123,8 @@ static __always_inline void track(const struct __sk_buff *skb, struct flow *f, s
 	}
 	if (side && !(f->flags & FLOW_REPLIED))
 		f->flags |= FLOW_REPLIED;
+	if (p->flags & PACKET_FROM_PROXY)
+		return; /* counted once, as it came to the proxy */
 	f->packets[side]++;
 	f->bytes[side] += skb->len;
 }

@@ -43,6 +43,7 @@ func sample(t *testing.T, otherwise int) int {
 type judgeNode struct {
 	*node
 	set         *maps.Set
+	dir         string // of the pinned maps
 	engine      *policy.Engine
 	incarnation uint32
 	present     map[uint16]bool
@@ -89,7 +90,8 @@ func newJudgeNode(t *testing.T) *judgeNode {
 			all[name].MaxEntries = size
 		}
 	}
-	set, err := maps.Open(filepath.Join(nstest.BPFDir(t), "node"), all)
+	dir := filepath.Join(nstest.BPFDir(t), "node")
+	set, err := maps.Open(dir, all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func newJudgeNode(t *testing.T) *judgeNode {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { reader.Close() })
-	j := &judgeNode{set: set, present: map[uint16]bool{}, sent: map[uint16]probe{}, frame: make([]byte, 128)}
+	j := &judgeNode{set: set, dir: dir, present: map[uint16]bool{}, sent: map[uint16]probe{}, frame: make([]byte, 128)}
 	// Only drops are told: what passes, the verdict of the program says.
 	j.node = &node{TB: t, maps: set.Maps(), progs: map[string]*ebpf.Program{}, cfg: config{abi.ConfigEventLevel: uint8(0)}, ring: reader, adapt: maps.Adapt}
 	return j
@@ -352,13 +354,13 @@ func (j *judgeNode) collect() {
 	clear(j.sent)
 }
 
-// letter says what a drop was: a denial, or a redirect that no proxy takes yet.
+// letter says what a drop was: a denial, or a redirect, which no proxy takes here.
 func (j *judgeNode) letter(e abi.Event) byte {
+	if e.Reason == abi.ReasonProxyNotRunning {
+		return corpus.Redirected
+	}
 	if e.Reason != abi.ReasonPolicyDenied && e.Reason != abi.ReasonPolicyDeniedExplicit && e.Reason != abi.ReasonIdentityUnknown {
 		return '?'
-	}
-	if rows := j.engine.State().Sets[uint32(e.Set)]; int(e.Row) < len(rows) && rows[e.Row].Verdict == policy.Redirect {
-		return corpus.Redirected
 	}
 	return corpus.Denied
 }

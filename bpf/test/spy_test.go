@@ -20,11 +20,13 @@ type spyRow struct {
 	InRemote [4]uint32
 	InSix    uint32
 	InFib    uint32 // device that the route lookup finds; 0: no route
+	Assigned uint32 // sockets that the packet was given to
 }
 
 const (
-	spyKind, spyIfindex, spyVNI, spyRemote, spyIsSix    = 0, 4, 8, 12, 28
-	spyInVNI, spyInRemote, spyInSix, spyInFib, spyBytes = 32, 36, 52, 56, 60
+	spyKind, spyIfindex, spyVNI, spyRemote, spyIsSix = 0, 4, 8, 12, 28
+	spyInVNI, spyInRemote, spyInSix, spyInFib        = 32, 36, 52, 56
+	spyAssigned, spyBytes                            = 60, 64
 )
 
 const (
@@ -56,6 +58,7 @@ func spyProgram(p *ebpf.ProgramSpec) {
 		asm.FnSkbSetTunnelKey: spySetTunnel,
 		asm.FnSkbGetTunnelKey: spyGetTunnel,
 		asm.FnFibLookup:       spyFib,
+		asm.FnSkAssign:        spyAssign,
 	}
 	used := map[asm.BuiltinFunc]string{}
 	for i, ins := range p.Instructions {
@@ -161,4 +164,15 @@ func spyFib(name string) asm.Instructions {
 		asm.StoreMem(asm.R7, ifindex, asm.R1, asm.Word),
 		asm.Mov.Imm(asm.R0, 0), asm.Return(),
 		asm.Mov.Imm(asm.R0, 4).WithSymbol(name+"_out"), asm.Return())
+}
+
+// spyAssign counts; a test run is nowhere where the kernel assigns sockets.
+func spyAssign(name string) asm.Instructions {
+	out := function(name)
+	out = append(out[:3:3], out[4:]...) // three arguments
+	return append(out,
+		asm.LoadMem(asm.R1, asm.R0, spyAssigned, asm.Word),
+		asm.Add.Imm(asm.R1, 1),
+		asm.StoreMem(asm.R0, spyAssigned, asm.R1, asm.Word),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol(name+"_out"), asm.Return())
 }

@@ -47,8 +47,6 @@ const (
 // enum flow_leg.
 const (
 	LegDirect  = 0
-	LegClient  = 1
-	LegServer  = 2
 	LegService = 3
 	LegAnswer  = 4
 )
@@ -67,6 +65,7 @@ const (
 	FlowClosing     = 4
 	FlowReplied     = 8
 	FlowMasqueraded = 16
+	FlowProxied     = 32
 	FlowFromB       = 32768
 )
 
@@ -83,6 +82,13 @@ const (
 	IdentityIngress       = 8
 	IdentityWorldIPv4     = 9
 	IdentityWorldIPv6     = 10
+)
+
+// enum mark.
+const (
+	MarkChecked   = 1474363393
+	MarkToProxy   = 1474363394
+	MarkFromProxy = 1474363395
 )
 
 // enum ipcache_flag.
@@ -106,6 +112,7 @@ const (
 // enum nat_flag.
 const (
 	NATAnyPort = 1
+	NATProxied = 2
 )
 
 // enum node_limit.
@@ -195,6 +202,9 @@ const (
 	ReasonFragFirstMissing     = 175
 	ReasonForbiddenICMP6       = 176
 	ReasonNotInSourceRange     = 177
+	ReasonSocketLookup         = 178
+	ReasonSocketAssign         = 179
+	ReasonProxyUnsupported     = 180
 	ReasonPolicyDeniedExplicit = 181
 	ReasonTtlExceeded          = 196
 	ReasonEndpointNotReady     = 203
@@ -204,6 +214,10 @@ const (
 	ReasonIdentityMismatch     = 211
 	ReasonFlowNowRedirected    = 212
 	ReasonUnknownFrontend      = 213
+	ReasonProxyNotRunning      = 214
+	ReasonProxyFromStack       = 215
+	ReasonNotFromProxy         = 216
+	ReasonNotOfProxy           = 217
 )
 
 // enum service_scope.
@@ -280,6 +294,7 @@ const (
 	MapNodes            = "nodes"
 	MapPeers            = "peers"
 	MapPolicyGens       = "policy_gens"
+	MapProxyPorts       = "proxy_ports"
 	MapServiceFlows     = "service_flows"
 	MapServiceHints     = "service_hints"
 	MapServiceSkips     = "service_skips"
@@ -298,6 +313,7 @@ const (
 	ConfigBindProtection  = "cfg_bind_protection"
 	ConfigEventLevel      = "cfg_event_level"
 	ConfigHostIfindex     = "cfg_host_ifindex"
+	ConfigHostMAC         = "cfg_host_mac"
 	ConfigHostNetns       = "cfg_host_netns"
 	ConfigHostSockets     = "cfg_host_sockets"
 	ConfigHZ              = "cfg_hz"

@@ -36,6 +36,9 @@ var Reasons = map[uint8]string{
 	175: "First logical datagram fragment not found",
 	176: "Forbidden ICMPv6 message",
 	177: "LB: sender not within the loadBalancerSourceRanges",
+	178: "Socket lookup failed",
+	179: "Socket assign failed",
+	180: "Proxy redirection not supported for protocol",
 	181: "Policy denied by denylist",
 	196: "TTL exceeded",
 	203: "Endpoint not ready",
@@ -45,6 +48,10 @@ var Reasons = map[uint8]string{
 	211: "Tunnel identity does not match the address",
 	212: "Flow must reconnect through the proxy",
 	213: "DSR: no such frontend with this backend",
+	214: "Proxy is not running",
+	215: "Proxy redirection not supported for what the host sends",
+	216: "Flow belongs to the proxy",
+	217: "Proxy took the port of another flow",
 }
 
 // ReasonNames are the names of the drop reasons, by number.
@@ -79,6 +86,9 @@ var ReasonNames = map[uint8]string{
 	175: "FRAG_FIRST_MISSING",
 	176: "FORBIDDEN_ICMP6",
 	177: "NOT_IN_SOURCE_RANGE",
+	178: "SOCKET_LOOKUP",
+	179: "SOCKET_ASSIGN",
+	180: "PROXY_UNSUPPORTED",
 	181: "POLICY_DENIED_EXPLICIT",
 	196: "TTL_EXCEEDED",
 	203: "ENDPOINT_NOT_READY",
@@ -88,4 +98,8 @@ var ReasonNames = map[uint8]string{
 	211: "IDENTITY_MISMATCH",
 	212: "FLOW_NOW_REDIRECTED",
 	213: "UNKNOWN_FRONTEND",
+	214: "PROXY_NOT_RUNNING",
+	215: "PROXY_FROM_STACK",
+	216: "NOT_FROM_PROXY",
+	217: "NOT_OF_PROXY",
 }

@@ -84,7 +84,7 @@ type Flow struct {
 	Node        uint16
 	Flags       uint16
 	TCP         [2]uint8
-	ProxyPort   uint16
+	Pad         uint16
 	Service     uint32
 	Identity    [2]uint32
 	Incarnation [2]uint32
@@ -189,12 +189,11 @@ type SetKey struct {
 
 // SetEntry is struct set_entry, 8 bytes.
 type SetEntry struct {
-	_         structs.HostLayout
-	Verdict   uint8
-	Flags     uint8
-	ProxyPort uint16
-	L7        uint16
-	Row       uint16
+	_       structs.HostLayout
+	Verdict uint8
+	Flags   uint8
+	Row     uint16
+	L7      uint32
 }
 
 // Generations is struct generations, 32768 bytes.
@@ -202,6 +201,15 @@ type Generations struct {
 	_        structs.HostLayout
 	Endpoint [4096]uint32
 	Peer     [4096]uint32
+}
+
+// ProxyPorts is struct proxy_ports, 8 bytes.
+type ProxyPorts struct {
+	_    structs.HostLayout
+	TCP4 uint16
+	TCP6 uint16
+	UDP4 uint16
+	UDP6 uint16
 }
 
 // ServiceKey is struct service_key, 24 bytes.

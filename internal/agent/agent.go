@@ -16,6 +16,7 @@ import (
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/cni/rundir"
 	"github.com/stentor-net/stentor/internal/policy"
+	"github.com/stentor-net/stentor/internal/proxy/wire"
 )
 
 // world is everything outside of this package that an agent works with.
@@ -46,7 +47,8 @@ type Agent struct {
 	endpoints *endpoints
 	cni       *cni
 	monitor   *monitor
-	observer  *observer // nil: flows are not kept
+	observer  *observer    // nil: flows are not kept
+	proxies   *wire.Server // nil: L7 rules are not carried out
 	past      *past
 	server    *server
 	prober    *prober
@@ -85,6 +87,10 @@ func newAgent(log *slog.Logger, o Options, w world) *Agent {
 	if o.Flows {
 		a.observer = newObserver(o, a.tables)
 	}
+	if o.L7Proxy {
+		a.proxies = wire.NewServer()
+		a.proxies.Record = a.request
+	}
 	a.server = &server{agent: a}
 	a.prober = &prober{opts: o, metrics: a.metrics, tables: a.tables, writer: a.own.health, checks: a.checks}
 	return a
@@ -110,6 +116,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
 	if a.observer != nil {
 		g.Go(func() error { return a.insist(ctx, "serve flows", a.observer.Run) })
+	}
+	if a.proxies != nil {
+		g.Go(func() error { return a.insist(ctx, "serve the proxy", a.serveProxy) })
 	}
 	g.Go(func() error { return a.boot(ctx, g) })
 	err = g.Wait()
@@ -170,6 +179,9 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 		log: a.log, opts: a.opts, tables: a.tables, addresses: a.own.addresses, verdicts: a.own.verdicts,
 		endpoints: a.endpoints, ids: a.ids, checks: a.checks, metrics: a.metrics, dp: a.dp, first: a.enforced,
 		newEngine: a.world.newEngine, past: a.past,
+	}
+	if a.proxies != nil {
+		enforce.rules = &l7Rules{log: a.log, writer: a.own.l7rules, server: a.proxies}
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, problems: a.own.problems, checks: a.checks, dp: a.dp}

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/stentor-net/stentor/internal/file"
 )
 
 // asideSuffix is put behind the names of other configurations, so that the
@@ -75,7 +77,7 @@ func (c *cniConf) install() error {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	if have, err := os.ReadFile(c.opts.CNIConfFile); err != nil || !bytes.Equal(have, want) {
-		if err := writeFile(c.opts.CNIConfFile, want, 0o644); err != nil {
+		if err := file.Write(c.opts.CNIConfFile, want, 0o644); err != nil {
 			return fmt.Errorf("write CNI configuration: %w", err)
 		}
 	}

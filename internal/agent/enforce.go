@@ -34,6 +34,7 @@ type enforcer struct {
 	metrics   *metrics
 	past      *past
 	dp        Datapath
+	rules     *l7Rules // nil: no proxy
 	newEngine func(o policy.Options, s policy.State, before Engine) (Engine, error)
 
 	engine   Engine
@@ -132,6 +133,7 @@ func (f *enforcer) step() error {
 		out = f.engine.Update(f.input(subjects, f.deriveAddresses(subjects)))
 	}
 	now, later := untilGrace(out.Ops)
+	f.rules.before(f.engine, whole || namesRules(out.Ops))
 	err := f.apply(now)
 	if err != nil || len(now) > 0 {
 		f.metrics.countPolicy(err)
@@ -157,6 +159,7 @@ func (f *enforcer) step() error {
 	if e := f.apply(later); e != nil {
 		return errors.Join(err, e)
 	}
+	f.rules.after()
 	f.feed.whole = false
 	return err
 }

@@ -22,6 +22,7 @@ import (
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/file"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/node"
@@ -556,7 +557,7 @@ func (l *lab) bind(p endpoint.Pod) {
 func (l *lab) netns(p endpoint.Pod) string { return filepath.Join(l.dir, "netns", p.Name) }
 
 func (l *lab) request(p endpoint.Pod) rest.CNIRequest {
-	if err := writeFile(l.netns(p), nil, 0o644); err != nil {
+	if err := file.Write(l.netns(p), nil, 0o644); err != nil {
 		l.t.Fatal(err)
 	}
 	return rest.CNIRequest{

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/policy"
 )
 
@@ -17,6 +18,8 @@ type fakeEngine struct {
 	rows     map[uint16]policy.EndpointRow
 	audited  *atomic.Int32
 }
+
+func (e *fakeEngine) L7() []l7.Source { return nil }
 
 func (e *fakeEngine) Update(in policy.Input) policy.Outcome {
 	e.subjects, e.objects = map[uint16]policy.Subject{}, map[string]policy.Object{}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/file"
 	"github.com/stentor-net/stentor/internal/ipam"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/table"
@@ -283,7 +284,7 @@ func (n *nodeAgent) save(p place) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(n.placeFile(), content, 0o644); err != nil {
+	if err := file.Write(n.placeFile(), content, 0o644); err != nil {
 		return fmt.Errorf("save the place of this node: %w", err)
 	}
 	return nil

@@ -72,6 +72,7 @@ type Options struct {
 	ClusterPolicies bool // ClusterNetworkPolicy
 	NodeLabels      bool // identities of nodes have their labels
 	LabelFilterText string
+	L7Proxy         bool // L7 rules are carried out by the proxy of the node
 
 	SocketPath    string
 	RunDir        string // state that a restart must find again
@@ -134,9 +135,17 @@ func (o *Options) policyOptions() policy.Options {
 	return policy.Options{
 		Enforcement: o.Enforcement, AllowLocalhost: o.AllowLocalhost, Cluster: o.ClusterName,
 		CIDRMatchNodes: slices.Contains(o.CIDRMatch, "nodes"), CIDRMatchPods: slices.Contains(o.CIDRMatch, "pods"),
-		NodeLabels: o.NodeLabels, Audit: o.PolicyAudit,
+		NodeLabels: o.NodeLabels, Audit: o.PolicyAudit, Carry: o.carry(),
 		IPv4: o.IPv4, IPv6: o.IPv6,
 	}
+}
+
+// carry says what the proxy carries out; the rest is refused by what it allows.
+func (o *Options) carry() policy.Carry {
+	if !o.L7Proxy {
+		return policy.Carry{}
+	}
+	return policy.Carry{HTTP: policy.Redirected}
 }
 
 // Families in use, as 4 and 6.

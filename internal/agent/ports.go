@@ -10,6 +10,7 @@ import (
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/label"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/policy/report"
@@ -102,4 +103,6 @@ type Datapath interface {
 type Engine interface {
 	Update(in policy.Input) policy.Outcome
 	Apply(d policy.Delta) policy.Outcome
+	// L7 gives the L7 rules that the kernel names once the last outcome is carried out.
+	L7() []l7.Source
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,9 +16,10 @@ import (
 	"github.com/stentor-net/stentor/internal/label"
 )
 
-// recorder turns the datapath's events into records of flows. One goroutine
-// uses it: the one that reads events.
+// recorder turns the datapath's events, and the proxy's records, into records
+// of flows. mu guards all of it.
 type recorder struct {
+	mu    sync.Mutex
 	ring  *flow.Ring
 	names *namer
 	seen  func(*flow.Record)      // before a record is added; optional
@@ -38,16 +40,22 @@ func newRecorder(ring *flow.Ring, names *namer) *recorder {
 
 // record keeps an event.
 func (r *recorder) record(e Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if e.Lost > 0 {
 		r.ring.Lose(e.Lost)
 	}
 	if !r.fill(&r.rec, &e) {
 		return
 	}
+	r.add(&r.rec)
+}
+
+func (r *recorder) add(rec *flow.Record) {
 	if r.seen != nil {
-		r.seen(&r.rec)
+		r.seen(rec)
 	}
-	r.ring.Add(&r.rec)
+	r.ring.Add(rec)
 }
 
 // wall is the time of an event in ns since 1970.

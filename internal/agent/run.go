@@ -73,7 +73,7 @@ func (o *Options) datapathConfig(p place) datapath.Config {
 		Tunnel: o.Routing == RoutingTunnel, TunnelPort: o.TunnelPort, DirectRoutes: o.AutoDirectNodeRoutes,
 		Devices: o.Devices, NodeIPs: p.InternalIP, Router: p.routers(), PodCIDRs: p.PodCIDRs,
 		MTU: o.MTU, Masquerade4: o.IPv4 && o.Masquerade4, Masquerade6: o.IPv6 && o.Masquerade6,
-		SocketLB: o.SocketLB || o.Service.AllKinds, MonitorAggregation: o.MonitorAggregation,
+		SocketLB: o.SocketLB || o.Service.AllKinds, Proxy: o.L7Proxy, MonitorAggregation: o.MonitorAggregation,
 		Services: o.Service.datapath(o.SocketLB), MaglevSize: o.Service.MaglevSize,
 	}
 	for _, r := range []netip.Prefix{o.NativeCIDR4, o.NativeCIDR6} {

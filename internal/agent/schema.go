@@ -84,6 +84,8 @@ var schema = []Key{
 	choice("allow-localhost", "auto", "Whether a node always reaches its own pods (auto, always) or only as policy says (policy).", func(o *Options) *string { return &o.AllowLocalhost }, "auto", "always", "policy"),
 	text("labels", "", "Labels that count for identities: key prefixes as regular expressions, separated by blanks, ! excludes.", func(o *Options) *string { return &o.LabelFilterText }),
 
+	flag("enable-l7-proxy", "true", "Carry out L7 rules by the proxy of the node; otherwise what they would allow is denied.", func(o *Options) *bool { return &o.L7Proxy }),
+
 	choice("monitor-aggregation", "medium", "How much of traffic is told: every packet (none) or connections (low, medium, maximum).", func(o *Options) *string { return &o.MonitorAggregation }, "none", "low", "medium", "maximum"),
 
 	flag("enable-hubble", "true", "Keep the flows of the node in memory and serve them.", func(o *Options) *bool { return &o.Flows }),

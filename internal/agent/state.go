@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/stentor-net/stentor/internal/endpoint"
+	"github.com/stentor-net/stentor/internal/file"
 )
 
 // stateDir keeps what a restart must find again: one file per endpoint, which
@@ -41,7 +42,7 @@ func (d stateDir) save(e endpoint.Endpoint, attached bool) error {
 	if err != nil {
 		return fmt.Errorf("save endpoint %d: %w", e.ID, err)
 	}
-	if err := writeFile(d.path(e.ID), content, 0o600); err != nil {
+	if err := file.Write(d.path(e.ID), content, 0o600); err != nil {
 		return fmt.Errorf("save endpoint %d: %w", e.ID, err)
 	}
 	return nil
@@ -85,23 +86,6 @@ func (d stateDir) load() ([]savedEndpoint, error) {
 		out = append(out, s)
 	}
 	return out, errors.Join(errs...)
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, content []byte, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }
 
 // removeAll forgets all endpoints and the place of the node.

@@ -12,6 +12,7 @@ import (
 	"github.com/stentor-net/stentor/api/rest"
 	"github.com/stentor-net/stentor/internal/endpoint"
 	"github.com/stentor-net/stentor/internal/identity"
+	"github.com/stentor-net/stentor/internal/l7"
 	"github.com/stentor-net/stentor/internal/node"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/service"
@@ -58,6 +59,7 @@ type tables struct {
 	problems  *table.Table[problem]
 	health    *table.Table[rest.NodeHealth]
 	checks    *table.Table[rest.Check]
+	l7rules   *table.Table[l7.Source]
 }
 
 // derivedWriters are the handles of the tables that the agent itself fills.
@@ -73,6 +75,7 @@ type derivedWriters struct {
 	problems  *table.Writer[problem]
 	health    *table.Writer[rest.NodeHealth]
 	checks    *table.Writer[rest.Check]
+	l7rules   *table.Writer[l7.Source]
 }
 
 func newTables() (*tables, RawWriters, derivedWriters) {
@@ -96,6 +99,7 @@ func newTables() (*tables, RawWriters, derivedWriters) {
 	t.settings, own.settings = newSettingTable()
 	t.frontends, own.frontends = service.NewFrontendTable()
 	t.backends, own.backends = service.NewBackendTable()
+	t.l7rules, own.l7rules = newL7Table()
 	t.problems, own.problems = newProblemTable()
 	t.verdicts, own.verdicts = table.New(table.Options[policy.ObjectStatus]{
 		Name: "policystatuses",
@@ -152,7 +156,7 @@ type anyTable interface {
 func (t *tables) all() []anyTable {
 	list := []anyTable{
 		t.pods, t.namespaces, t.identities, t.nodes, t.machine, t.policies, t.groups, t.services, t.slices, t.redirects, t.remotes, t.hostAddresses, t.settings,
-		t.endpoints, t.addresses, t.verdicts, t.frontends, t.backends, t.problems, t.health, t.checks,
+		t.endpoints, t.addresses, t.verdicts, t.l7rules, t.frontends, t.backends, t.problems, t.health, t.checks,
 	}
 	slices.SortFunc(list, func(a, b anyTable) int {
 		if a.Name() < b.Name() {

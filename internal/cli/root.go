@@ -150,7 +150,7 @@ through the API server of the kubeconfig, to the agent of --node or to all.`,
 		policy.NewCmd(f), service.NewCmd(f), lrp.NewCmd(f), monitor.NewCmd(f, nil), observe.NewCmd(f, nil), metric.NewCmd(f), connectivity.NewCmd(f))
 	add("datapath", bpf.NewCmd(f), bpfmap.NewCmd(f), db.NewCmd(f), api.NewCmd(f, nil))
 	add("change", config.NewCmd(f), install.NewCmd(f, nil), cleanup.NewCmd(f, nil))
-	add("run", role.NewCmdAgent(f, nil), role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))
+	add("run", role.NewCmdAgent(f, nil), role.NewCmdProxy(f, nil), role.NewCmdOperator(f, nil), lab.NewCmd(), newCmdVersion(f))
 	root.AddCommand(api.NewCmdDial(f), newCmdReference(root))
 	root.SetHelpCommandGroupID("run")
 	root.SetCompletionCommandGroupID("run")

@@ -106,7 +106,7 @@ func newClusterOf(t *testing.T, l layout) *cluster {
 		join(n.Namespace, a[0].String(), a[1].String())
 		n.Run(t, "ip route add default via "+outside4.String()+"\nip -6 route add default via "+outside6.String())
 		n.cfg = Config{BPFDir: filepath.Join(bpf, n.Name), IPv4: !l.only6, IPv6: !l.only4, Tunnel: l.tunnel, DirectRoutes: !l.tunnel,
-			NodeIPs: keep(l, a), Router: keep(l, podAddr(n.n, 1)), PodCIDRs: keep(l, podRanges(n.n)), Masquerade4: true, Masquerade6: true}
+			NodeIPs: keep(l, a), Router: keep(l, podAddr(n.n, 1)), PodCIDRs: keep(l, podRanges(n.n)), Masquerade4: true, Masquerade6: true, Proxy: true}
 		c.nodes[i] = n
 		n.start()
 		t.Cleanup(n.cleanup)

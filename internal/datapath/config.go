@@ -31,6 +31,7 @@ type Config struct {
 	MTU                      int            // of pods; 0: the uplink's minus the overlay's overhead
 	Masquerade4, Masquerade6 bool
 	SocketLB                 bool
+	Proxy                    bool     // of the node, for L7 rules
 	Services                 Services // HostNetNS is found out
 	MaglevSize               int      // positions of a Maglev table; 0: the default
 	MonitorAggregation       string   // "none": an event per packet; otherwise per connection
@@ -74,7 +75,7 @@ func checkFileSystem(dir string) error {
 }
 
 func (c *Config) linkOptions() link.Options {
-	o := link.Options{IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort, Direct: c.DirectRoutes,
+	o := link.Options{IPv4: c.IPv4, IPv6: c.IPv6, Tunnel: c.Tunnel, TunnelPort: c.TunnelPort, Proxy: c.Proxy, Direct: c.DirectRoutes,
 		Router: c.Router, NodeIPs: c.NodeIPs, PodCIDRs: c.PodCIDRs, Uplinks: c.Devices, MTU: c.MTU, ProcSys: c.ProcSys}
 	if c.Services.AllKinds && c.Services.ReservePorts {
 		o.Reserved = [2]uint16{c.Services.PortMin, c.Services.PortMax}

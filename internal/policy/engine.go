@@ -56,9 +56,12 @@ const (
 
 // Carry says who carries out the parts of the language that the cells do not.
 type Carry struct {
-	Proxy          Treatment // HTTP and DNS rules, server names, TLS, listeners
+	HTTP           Treatment
+	DNS            Treatment
 	Kafka          Treatment
 	L7Proto        Treatment // rules for parsers by name
+	TLS            Treatment // server names, terminated and originated TLS
+	Listener       Treatment
 	Authentication Treatment // Refused or Ignored
 }
 

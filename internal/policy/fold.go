@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math/bits"
 	"slices"
+	"strings"
 )
 
 // item is a rule as one slot and one kind of peer sees it: named ports are numbers.
@@ -47,7 +48,7 @@ func (it *item) hits(protocol uint8, port int) bool {
 // answer is a verdict with the L7 rules that a redirect is to obey.
 type answer struct {
 	verdict Verdict
-	l7      uint16
+	l7      uint32
 }
 
 // rank orders verdicts of equal tier and priority.
@@ -163,41 +164,38 @@ func deciding(items []*item, best *item, protocol uint8, port int) []*item {
 // l7Table numbers combinations of L7 rules: by a hash of their content, so that
 // a restart finds the same numbers.
 type l7Table struct {
-	numbers map[string]uint16
-	taken   map[uint16]bool
+	numbers map[string]uint32
+	lines   map[uint32][]string
 }
 
-// number gives the combination of the items; 0 is never given. Full: 65535, which no proxy knows.
-func (t *l7Table) number(items []*item) uint16 {
-	keys := make([]string, 0, len(items))
+// number gives the combination of the items; 0 is never given. The hash has 32
+// bits: two combinations that share one are told apart by order of coming, which
+// a restart may change, but nobody will see it.
+func (t *l7Table) number(items []*item) uint32 {
+	lines := make([]string, 0, len(items))
 	for _, it := range items {
 		if it.rule.l7 != nil {
-			keys = append(keys, it.rule.l7.key)
+			lines = append(lines, it.rule.l7.key)
 		} else {
-			keys = append(keys, "*")
+			lines = append(lines, "*")
 		}
 	}
-	slices.Sort(keys)
-	var all string
-	for _, k := range slices.Compact(keys) {
-		all += k + "\n"
-	}
+	slices.Sort(lines)
+	lines = slices.Compact(lines)
+	all := strings.Join(lines, "\n")
 	if n, ok := t.numbers[all]; ok {
 		return n
 	}
 	if t.numbers == nil {
-		t.numbers, t.taken = map[string]uint16{}, map[uint16]bool{}
-	}
-	if len(t.numbers) >= 65534 {
-		return 65535
+		t.numbers, t.lines = map[string]uint32{}, map[uint32][]string{}
 	}
 	h := fnv.New32a()
 	h.Write([]byte(all))
-	n := uint16(h.Sum32()%65534) + 1
-	for t.taken[n] {
-		n = n%65534 + 1
+	n := h.Sum32()
+	for n == 0 || t.lines[n] != nil {
+		n++
 	}
-	t.numbers[all], t.taken[n] = n, true
+	t.numbers[all], t.lines[n] = n, lines
 	return n
 }
 
@@ -361,8 +359,7 @@ func content(rows []SetRow) string {
 	for _, r := range rows {
 		b = append(b, r.Protocol, r.PortBits, byte(r.Verdict))
 		b = binary.BigEndian.AppendUint16(b, r.Port)
-		b = binary.BigEndian.AppendUint16(b, r.ProxyPort)
-		b = binary.BigEndian.AppendUint16(b, r.L7)
+		b = binary.BigEndian.AppendUint32(b, r.L7)
 		b = binary.BigEndian.AppendUint16(b, r.Row)
 	}
 	return string(b)

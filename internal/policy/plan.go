@@ -54,13 +54,12 @@ const (
 
 // SetRow is one row of a set: the answer for a protocol and a port prefix.
 type SetRow struct {
-	Protocol  uint8  // 0: every protocol
-	Port      uint16 // host byte order, first port of the prefix; ICMP: type
-	PortBits  uint8  // significant bits of Port: 0 every port, 16 exactly this
-	Verdict   Verdict
-	ProxyPort uint16
-	L7        uint16
-	Row       uint16 // number within the set, reported by the kernel
+	Protocol uint8  // 0: every protocol
+	Port     uint16 // host byte order, first port of the prefix; ICMP: type
+	PortBits uint8  // significant bits of Port: 0 every port, 16 exactly this
+	Verdict  Verdict
+	Row      uint16 // number within the set, reported by the kernel
+	L7       uint32 // of a redirect: number of the L7 rules
 }
 
 // Address flags.

@@ -141,7 +141,7 @@ func (d draw) options() Options {
 		CIDRMatchPods:  d.chance("pods", 3),
 		NodeLabels:     !d.chance("without node labels", 4),
 		Audit:          d.chance("audit", 10),
-		Carry:          Carry{Proxy: Redirected},
+		Carry:          Carry{HTTP: Redirected, DNS: Redirected, TLS: Redirected, Listener: Redirected},
 	}
 }
 

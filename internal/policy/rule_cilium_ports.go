@@ -139,14 +139,14 @@ func (p *cnpParser) proxied(at string, in *ciliumv2.PortRule, r *rule) error {
 		how  Treatment
 		open bool // lets everything pass, and only wants it seen
 	}{
-		{"rules.http", l7.HTTP != nil, carry.Proxy, openHTTP(l7.HTTP)},
-		{"rules.dns", l7.DNS != nil, carry.Proxy, openDNS(l7.DNS)},
+		{"rules.http", l7.HTTP != nil, carry.HTTP, openHTTP(l7.HTTP)},
+		{"rules.dns", l7.DNS != nil, carry.DNS, openDNS(l7.DNS)},
 		{"rules.kafka", l7.Kafka != nil, carry.Kafka, len(l7.Kafka) == 0},
 		{"rules.l7proto", l7.L7Proto != "", carry.L7Proto, len(l7.L7) == 0},
-		{"serverNames", len(in.ServerNames) > 0, carry.Proxy, false},
-		{"listener", in.Listener != nil, carry.Proxy, false},
-		{"terminatingTLS", in.TerminatingTLS != nil, carry.Proxy, true},
-		{"originatingTLS", in.OriginatingTLS != nil, carry.Proxy, true},
+		{"serverNames", len(in.ServerNames) > 0, carry.TLS, false},
+		{"listener", in.Listener != nil, carry.Listener, false},
+		{"terminatingTLS", in.TerminatingTLS != nil, carry.TLS, true},
+		{"originatingTLS", in.OriginatingTLS != nil, carry.TLS, true},
 	}
 	for _, part := range parts {
 		switch {

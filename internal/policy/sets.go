@@ -4,8 +4,11 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+
+	"github.com/stentor-net/stentor/internal/l7"
 )
 
 // set is an answer: complete rows for protocols and ports.
@@ -179,4 +182,26 @@ func (x *sets) forget() {
 			delete(x.byContent, k)
 		}
 	}
+}
+
+// L7 gives the L7 rules that rows of the kernel's sets name, in order of number.
+func (e *Engine) L7() []l7.Source {
+	named := map[uint32]bool{}
+	for _, s := range e.sets.byNumber {
+		if s == nil {
+			continue
+		}
+		for i := range s.rows {
+			if s.rows[i].Verdict == Redirect {
+				named[s.rows[i].L7] = true
+			}
+		}
+	}
+	var out []l7.Source
+	for _, n := range slices.Sorted(maps.Keys(named)) {
+		if lines := e.sets.l7.lines[n]; lines != nil {
+			out = append(out, l7.Source{Number: n, Lines: lines})
+		}
+	}
+	return out
 }

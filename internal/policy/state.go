@@ -113,7 +113,7 @@ func (s *State) Apply(op Op) {
 // Decision is what the kernel answers, with the places it found the answer in.
 type Decision struct {
 	Verdict Verdict
-	L7      uint16
+	L7      uint32
 	Peer    uint32
 	Class   uint32
 	Slot    uint16

@@ -121,7 +121,8 @@ func (s *story) restart(f *txtar.File) {
 			case "allow-localhost":
 				s.opts.AllowLocalhost = value
 			case "proxy":
-				s.opts.Carry.Proxy = Redirected
+				c := &s.opts.Carry
+				c.HTTP, c.DNS, c.TLS, c.Listener = Redirected, Redirected, Redirected, Redirected
 			case "policy-cidr-match-mode":
 				s.opts.CIDRMatchNodes, s.opts.CIDRMatchPods = strings.Contains(value, "nodes"), strings.Contains(value, "pods")
 			case "policy-audit-mode":

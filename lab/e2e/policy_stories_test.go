@@ -29,7 +29,7 @@ func (s *setup) policyKinds() {
 	s.needsAgent()
 	c := s.signOn()
 	s.decide("before any policy", c.open())
-	for _, k := range kindsOfPolicies {
+	for _, k := range slices.Concat(kindsOfPolicies, kindsOfRequestPolicies) {
 		s.story(s.t, k.name, func(s *setup) {
 			if k.needs != "" {
 				s.apply(k.needs)

@@ -20,7 +20,7 @@ import (
 type verdict struct {
 	at   from
 	url  string
-	want string // outcome of a probe
+	want string // outcome of a probe, with the status if that is one
 }
 
 // settleLimit is for a change of policies to reach every node; how fast that
@@ -72,9 +72,13 @@ func (s *setup) undecided(verdicts []verdict, patience time.Duration) (left []ve
 				return
 			}
 			for i, r := range results {
-				if r.Outcome != vs[i].want {
+				got := r.Outcome
+				if got == probe.Status {
+					got += fmt.Sprintf(" %d", r.Status)
+				}
+				if got != vs[i].want {
 					left = append(left, vs[i])
-					why = append(why, fmt.Sprintf("from %s to %s: %s %s, want %s", at, r.Target, r.Outcome, r.Error, vs[i].want))
+					why = append(why, fmt.Sprintf("from %s to %s: %s %s, want %s", at, r.Target, got, r.Error, vs[i].want))
 				}
 			}
 		})

@@ -6,9 +6,7 @@ package install
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -16,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/cli/command"
+	"github.com/stentor-net/stentor/internal/file"
 )
 
 const plugin = "stentor-cni"
@@ -97,19 +96,7 @@ func replace(source, target string) (changed bool, err error) {
 			return false, nil
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-		return false, fmt.Errorf("install the plugin: %w", err)
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(target), "."+plugin+"-*")
-	if err != nil {
-		return false, fmt.Errorf("install the plugin: %w", err)
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = io.Copy(tmp, bytes.NewReader(content))
-	if err := errors.Join(err, tmp.Chmod(0o755), tmp.Sync(), tmp.Close()); err != nil {
-		return false, fmt.Errorf("install the plugin: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), target); err != nil {
+	if err := file.WriteDurable(target, content, 0o755); err != nil {
 		return false, fmt.Errorf("install the plugin: %w", err)
 	}
 	return true, nil

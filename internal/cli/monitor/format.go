@@ -26,7 +26,12 @@ func (o *Options) format(e rest.Event, many bool) string {
 	if e.Direction != "" {
 		parts = append(parts, e.Direction)
 	}
-	parts = append(parts, o.party(e.Source)+" -> "+o.party(e.Dest), packet(e))
+	parts = append(parts, o.party(e.Source)+" -> "+o.party(e.Dest))
+	if e.L7 != nil {
+		parts = append(parts, request(e))
+	} else {
+		parts = append(parts, packet(e))
+	}
 	if e.Point != "" {
 		parts = append(parts, "at "+e.Point)
 	}
@@ -54,9 +59,9 @@ func (o *Options) what(e rest.Event) string {
 	switch e.Type {
 	case rest.EventDrop:
 		return o.Paint(command.Red, fmt.Sprintf("DROP %s (%d)", e.ReasonText, e.Reason))
-	case rest.EventVerdict:
+	case rest.EventVerdict, rest.EventL7:
 		color := command.Green
-		if e.Verdict == "deny" {
+		if e.Verdict == "deny" || e.Verdict == "reject" {
 			color = command.Red
 		}
 		return o.Paint(color, strings.ToUpper(e.Verdict))
@@ -99,6 +104,21 @@ func packet(e rest.Event) string {
 	}
 	if e.Reply {
 		text += " reply"
+	}
+	return text
+}
+
+// request is what was asked, and what came back or why nothing did.
+func request(e rest.Event) string {
+	text := e.L7.Protocol + " " + e.L7.Request
+	if e.L7.Answer != "" {
+		text += " -> " + e.L7.Answer
+	}
+	if e.L7.Latency > 0 {
+		text += fmt.Sprintf(" in %.1f ms", e.L7.Latency)
+	}
+	if e.ReasonText != "" {
+		text += " (" + e.ReasonText + ")"
 	}
 	return text
 }

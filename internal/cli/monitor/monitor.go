@@ -40,7 +40,7 @@ type Options struct {
 
 // types of events, as people may write them.
 var types = map[string]string{
-	"drop": rest.EventDrop, "policy-verdict": rest.EventVerdict, "verdict": rest.EventVerdict, "trace": rest.EventTrace,
+	"drop": rest.EventDrop, "policy-verdict": rest.EventVerdict, "verdict": rest.EventVerdict, "trace": rest.EventTrace, "l7": rest.EventL7,
 }
 
 // NewCmd makes `monitor`.
@@ -48,9 +48,9 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 	o := &Options{Streams: f.Streams, Agents: f.Agents}
 	cmd := &cobra.Command{
 		Use: "monitor", Args: command.NoArgs,
-		Short: "Follow drops, policy verdicts and traces as they happen",
-		Long: `Follow drops, policy verdicts and traces as they happen, on this node or, from
-outside, on all nodes.
+		Short: "Follow drops, policy verdicts, requests and traces as they happen",
+		Long: `Follow drops, policy verdicts, requests under L7 rules and traces as they happen,
+on this node or, from outside, on all nodes.
 
 Values of one flag are alternatives; different flags must all hold. An end of a
 packet is an endpoint's number, namespace/pod, an address, a prefix or
@@ -58,6 +58,7 @@ identity:NUMBER.`,
 		Example: `  stentor monitor
   stentor monitor --type drop --to default/deathstar
   stentor monitor --related-to 10.0.1.7 --port 80 -v
+  stentor monitor --type l7 --verdict deny
   stentor monitor --type verdict --count 10 -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.validate(); err != nil {
@@ -70,7 +71,7 @@ identity:NUMBER.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&o.Types, "type", "t", nil, "events to show: drop, verdict, trace")
+	flags.StringSliceVarP(&o.Types, "type", "t", nil, "events to show: drop, verdict, trace, l7")
 	flags.StringSliceVar(&o.From, "from", nil, "source of the packet")
 	flags.StringSliceVar(&o.To, "to", nil, "destination of the packet")
 	flags.StringSliceVar(&o.Related, "related-to", nil, "source or destination of the packet")
@@ -82,7 +83,7 @@ identity:NUMBER.`,
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show labels, identities and sizes")
 	command.Enum(cmd, (*string)(&o.Output), "output", "o", []string{command.Table, command.JSON}, "format of the output")
 	_ = cmd.RegisterFlagCompletionFunc("verdict", cobra.FixedCompletions(verdicts, cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"drop", "verdict", "trace"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]string{"drop", "verdict", "trace", "l7"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -78,6 +78,19 @@ func (s *settings) fail(key, why string) {
 
 func (s *settings) text(key string) string { return s.values[key] }
 
+// or is the text of a key, or what the schema has where it is not given.
+func (s *settings) or(key string) string {
+	if v := s.values[key]; v != "" {
+		return v
+	}
+	for _, k := range agent.Schema() {
+		if k.Name == key {
+			return k.Default
+		}
+	}
+	return ""
+}
+
 func (s *settings) flag(key string, otherwise bool) bool {
 	if s.values[key] == "" {
 		return otherwise

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/api/rest"
+	"github.com/stentor-net/stentor/internal/file"
 )
 
 const (
@@ -60,16 +61,7 @@ func (d Dir) QueueDeletion(req rest.CNIRequest) error {
 	if err != nil {
 		return fmt.Errorf("queue the deletion: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, ".new-*")
-	if err != nil {
-		return fmt.Errorf("queue the deletion: %w", err)
-	}
-	defer os.Remove(tmp.Name()) // gone already when all went well
-	_, err = tmp.Write(content)
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("queue the deletion: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), d.file(req)); err != nil {
+	if err := file.Write(d.file(req), content, 0o600); err != nil {
 		return fmt.Errorf("queue the deletion: %w", err)
 	}
 	return nil

@@ -36,6 +36,7 @@ const (
 	EndpointMapNodes              = "nodes"
 	EndpointMapPeers              = "peers"
 	EndpointMapPolicyGens         = "policy_gens"
+	EndpointMapProxyPorts         = "proxy_ports"
 	EndpointMapScratchRows        = "scratch_rows"
 	EndpointMapServiceFlows       = "service_flows"
 	EndpointMapServiceHints       = "service_hints"
@@ -50,6 +51,7 @@ const (
 	EndpointVarCfgBindProtection  = "cfg_bind_protection"
 	EndpointVarCfgEventLevel      = "cfg_event_level"
 	EndpointVarCfgHostIfindex     = "cfg_host_ifindex"
+	EndpointVarCfgHostMac         = "cfg_host_mac"
 	EndpointVarCfgHostNetns       = "cfg_host_netns"
 	EndpointVarCfgHostSockets     = "cfg_host_sockets"
 	EndpointVarCfgHz              = "cfg_hz"
@@ -144,6 +146,7 @@ type EndpointMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
@@ -162,6 +165,7 @@ type EndpointVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -226,6 +230,7 @@ type EndpointMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
@@ -259,6 +264,7 @@ func (m *EndpointMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceHints,
@@ -278,6 +284,7 @@ type EndpointVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -37,6 +37,7 @@ const (
 	NetMapNodes              = "nodes"
 	NetMapPeers              = "peers"
 	NetMapPolicyGens         = "policy_gens"
+	NetMapProxyPorts         = "proxy_ports"
 	NetMapScratchRows        = "scratch_rows"
 	NetMapServiceFlows       = "service_flows"
 	NetMapServiceHints       = "service_hints"
@@ -51,6 +52,7 @@ const (
 	NetVarCfgBindProtection  = "cfg_bind_protection"
 	NetVarCfgEventLevel      = "cfg_event_level"
 	NetVarCfgHostIfindex     = "cfg_host_ifindex"
+	NetVarCfgHostMac         = "cfg_host_mac"
 	NetVarCfgHostNetns       = "cfg_host_netns"
 	NetVarCfgHostSockets     = "cfg_host_sockets"
 	NetVarCfgHz              = "cfg_hz"
@@ -146,6 +148,7 @@ type NetMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
@@ -164,6 +167,7 @@ type NetVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -229,6 +233,7 @@ type NetMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
@@ -263,6 +268,7 @@ func (m *NetMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceHints,
@@ -282,6 +288,7 @@ type NetVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -36,6 +36,7 @@ const (
 	OverlayMapNodes              = "nodes"
 	OverlayMapPeers              = "peers"
 	OverlayMapPolicyGens         = "policy_gens"
+	OverlayMapProxyPorts         = "proxy_ports"
 	OverlayMapScratchRows        = "scratch_rows"
 	OverlayMapServiceFlows       = "service_flows"
 	OverlayMapServiceHints       = "service_hints"
@@ -50,6 +51,7 @@ const (
 	OverlayVarCfgBindProtection  = "cfg_bind_protection"
 	OverlayVarCfgEventLevel      = "cfg_event_level"
 	OverlayVarCfgHostIfindex     = "cfg_host_ifindex"
+	OverlayVarCfgHostMac         = "cfg_host_mac"
 	OverlayVarCfgHostNetns       = "cfg_host_netns"
 	OverlayVarCfgHostSockets     = "cfg_host_sockets"
 	OverlayVarCfgHz              = "cfg_hz"
@@ -144,6 +146,7 @@ type OverlayMapSpecs struct {
 	Nodes            *ebpf.MapSpec `ebpf:"nodes"`
 	Peers            *ebpf.MapSpec `ebpf:"peers"`
 	PolicyGens       *ebpf.MapSpec `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.MapSpec `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.MapSpec `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.MapSpec `ebpf:"service_flows"`
 	ServiceHints     *ebpf.MapSpec `ebpf:"service_hints"`
@@ -162,6 +165,7 @@ type OverlayVariableSpecs struct {
 	CfgBindProtection  *ebpf.VariableSpec `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.VariableSpec `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.VariableSpec `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.VariableSpec `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.VariableSpec `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.VariableSpec `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.VariableSpec `ebpf:"cfg_hz"`
@@ -226,6 +230,7 @@ type OverlayMaps struct {
 	Nodes            *ebpf.Map `ebpf:"nodes"`
 	Peers            *ebpf.Map `ebpf:"peers"`
 	PolicyGens       *ebpf.Map `ebpf:"policy_gens"`
+	ProxyPorts       *ebpf.Map `ebpf:"proxy_ports"`
 	ScratchRows      *ebpf.Map `ebpf:"scratch_rows"`
 	ServiceFlows     *ebpf.Map `ebpf:"service_flows"`
 	ServiceHints     *ebpf.Map `ebpf:"service_hints"`
@@ -259,6 +264,7 @@ func (m *OverlayMaps) Close() error {
 		m.Nodes,
 		m.Peers,
 		m.PolicyGens,
+		m.ProxyPorts,
 		m.ScratchRows,
 		m.ServiceFlows,
 		m.ServiceHints,
@@ -278,6 +284,7 @@ type OverlayVariables struct {
 	CfgBindProtection  *ebpf.Variable `ebpf:"cfg_bind_protection"`
 	CfgEventLevel      *ebpf.Variable `ebpf:"cfg_event_level"`
 	CfgHostIfindex     *ebpf.Variable `ebpf:"cfg_host_ifindex"`
+	CfgHostMac         *ebpf.Variable `ebpf:"cfg_host_mac"`
 	CfgHostNetns       *ebpf.Variable `ebpf:"cfg_host_netns"`
 	CfgHostSockets     *ebpf.Variable `ebpf:"cfg_host_sockets"`
 	CfgHz              *ebpf.Variable `ebpf:"cfg_hz"`

@@ -31,6 +31,7 @@ type Options struct {
 	IPv4, IPv6 bool
 	Tunnel     bool   // VXLAN between nodes; otherwise native routing
 	TunnelPort uint16 // 0: 8472
+	Proxy      bool   // what is marked for the node's proxy is local
 	Direct     bool   // native routing: routes to the pods of other nodes through their addresses
 	Router     []netip.Addr
 	NodeIPs    []netip.Addr // this node's InternalIPs, find the uplinks and the outer family
@@ -124,7 +125,7 @@ func (n *Node) Ensure() (Devices, error) {
 		return Devices{}, err
 	}
 	n.devices = d
-	return d, n.localRanges()
+	return d, errors.Join(n.localRanges(), n.proxyRules())
 }
 
 // hostPair makes the veth that carries the router addresses.
@@ -144,6 +145,10 @@ func (n *Node) hostPair(mtu int) (host, net Device, err error) {
 		if err := n.quietDevice(name); err != nil {
 			return host, net, err
 		}
+	}
+	// What the host answers to the proxy comes in here, with an address of the host.
+	if err := n.setDevice("ipv4", HostName, [][2]string{{"accept_local", "1"}}); err != nil {
+		return host, net, err
 	}
 	if host, err = n.bringUp(HostName, mtu); err != nil {
 		return host, net, err

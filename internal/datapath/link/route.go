@@ -181,5 +181,5 @@ func Cleanup() error {
 	for _, r := range routes {
 		errs = append(errs, n.delete(r))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.proxyRules())...)
 }

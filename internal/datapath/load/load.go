@@ -197,6 +197,7 @@ func (p *Programs) constants(uplink link.Device) map[string]any {
 		abi.ConfigOverlayIfindex:  uint32(o.Devices.Overlay.Index),
 		abi.ConfigUplinkIfindex:   uint32(uplink.Index),
 		abi.ConfigHostIfindex:     uint32(o.Devices.Host.Index),
+		abi.ConfigHostMAC:         o.Devices.Host.MAC,
 		abi.ConfigMasquerade4:     flag(o.Masquerade4 && uplink.Addr4.IsValid()),
 		abi.ConfigMasquerade6:     flag(o.Masquerade6 && uplink.Addr6.IsValid()),
 		abi.ConfigMasqueradeAddr4: bytes16(uplink.Addr4),

@@ -85,7 +85,7 @@ func side(word uint64) string {
 }
 
 func flowFlags(k abi.FlowKey, f abi.Flow) string {
-	return flags(uint64(f.Flags), []string{"via-stack", "picked-up", "closing", "replied", "masqueraded"}, "leg-"+strconv.Itoa(int(k.Leg)), k.Leg != 0)
+	return flags(uint64(f.Flags), []string{"via-stack", "picked-up", "closing", "replied", "masqueraded", "proxied"}, "leg-"+strconv.Itoa(int(k.Leg)), k.Leg != 0)
 }
 
 func (s *Set) dumpEndpoints() (rows [][]string, err error) {

@@ -56,7 +56,7 @@ func TestPolicyStateIsFoundAgainAfterARestart(t *testing.T) {
 	var row, far [512]uint16
 	row[0], row[1], row[511] = 1, 5, 6
 	far[3] = 5
-	rows := []policy.SetRow{{Protocol: 6, Port: 80, PortBits: 16, Verdict: policy.Allow, Row: 0}, {Protocol: 17, Port: 1024, PortBits: 6, Verdict: policy.Redirect, ProxyPort: 99, L7: 3, Row: 1}}
+	rows := []policy.SetRow{{Protocol: 6, Port: 80, PortBits: 16, Verdict: policy.Allow, Row: 0}, {Protocol: 17, Port: 1024, PortBits: 6, Verdict: policy.Redirect, L7: 3, Row: 1}}
 	pod := policy.Entry{Identity: 4000, Peer: 8, Node: 1, Flags: policy.AddressPod}
 	if err := s.PutEndpoint(maps.Endpoint{ID: 12, Incarnation: 3, IfIndex: 99, IPv4: netip.MustParseAddr("10.0.0.5")}); err != nil {
 		t.Fatal(err)

@@ -23,13 +23,17 @@ type memory struct {
 }
 
 func (m *memory) open(em *ebpf.Map) error {
+	return m.openAs(em, unix.PROT_READ|unix.PROT_WRITE)
+}
+
+func (m *memory) openAs(em *ebpf.Map, protection int) error {
 	if em == nil {
 		return nil
 	}
 	step := stride(em.ValueSize())
 	size := step * int(em.MaxEntries())
 	page := unix.Getpagesize()
-	b, err := unix.Mmap(em.FD(), 0, (size+page-1)&^(page-1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(em.FD(), 0, (size+page-1)&^(page-1), protection, unix.MAP_SHARED)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
 		return fmt.Errorf("mmap: %w (the map lacks BPF_F_MMAPABLE)", err)
 	}

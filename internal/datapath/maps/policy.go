@@ -158,7 +158,7 @@ func (p *Policy) writeSet(o policy.WriteSet) error {
 	// the next owner of the number, or it would answer for it.
 	p.keys[o.Set] = slices.Concat(keys, stale)
 	for i, r := range o.Rows {
-		if err := p.sets.Put(keys[i], abi.SetEntry{Verdict: uint8(r.Verdict), ProxyPort: swap(r.ProxyPort), L7: r.L7, Row: r.Row}); err != nil {
+		if err := p.sets.Put(keys[i], abi.SetEntry{Verdict: uint8(r.Verdict), L7: r.L7, Row: r.Row}); err != nil {
 			return fmt.Errorf("row %d: %w", r.Row, err)
 		}
 	}
@@ -193,7 +193,7 @@ func setKeyOf(set uint32, r policy.SetRow) abi.SetKey {
 
 func setRowOf(k abi.SetKey, e abi.SetEntry) policy.SetRow {
 	r := policy.SetRow{Protocol: k.Protocol, Port: swap(k.Port), Verdict: policy.Verdict(e.Verdict),
-		ProxyPort: swap(e.ProxyPort), L7: e.L7, Row: e.Row}
+		L7: e.L7, Row: e.Row}
 	if k.Prefixlen > abi.PrefixProtocol {
 		r.PortBits = uint8(k.Prefixlen - abi.PrefixProtocol)
 	}
@@ -202,11 +202,12 @@ func setRowOf(k abi.SetKey, e abi.SetEntry) policy.SetRow {
 
 // Offsets of the words of an endpoint that change while it lives.
 var (
-	endpointIdentity = unsafe.Offsetof(abi.Endpoint{}.Identity)
-	endpointPeer4    = unsafe.Offsetof(abi.Endpoint{}.Peer4)
-	endpointPeer6    = unsafe.Offsetof(abi.Endpoint{}.Peer6)
-	endpointSlots    = unsafe.Offsetof(abi.Endpoint{}.Slots)
-	endpointFlags    = unsafe.Offsetof(abi.Endpoint{}.Flags)
+	endpointIdentity    = unsafe.Offsetof(abi.Endpoint{}.Identity)
+	endpointPeer4       = unsafe.Offsetof(abi.Endpoint{}.Peer4)
+	endpointPeer6       = unsafe.Offsetof(abi.Endpoint{}.Peer6)
+	endpointSlots       = unsafe.Offsetof(abi.Endpoint{}.Slots)
+	endpointFlags       = unsafe.Offsetof(abi.Endpoint{}.Flags)
+	endpointIncarnation = unsafe.Offsetof(abi.Endpoint{}.Incarnation)
 )
 
 // setEndpoint stores who the endpoint is, then both of its slots in one store.

@@ -210,12 +210,12 @@ func TestSetRowsSurviveTheirKeys(t *testing.T) {
 	for _, r := range []policy.SetRow{
 		{Verdict: policy.Allow},
 		{Protocol: 6, Verdict: policy.Deny, Row: 2},
-		{Protocol: 6, Port: 8080, PortBits: 16, Verdict: policy.Redirect, ProxyPort: 15001, L7: 4, Row: 7},
+		{Protocol: 6, Port: 8080, PortBits: 16, Verdict: policy.Redirect, L7: 4, Row: 7},
 		{Protocol: 132, Port: 0x8000, PortBits: 1, Verdict: policy.Allow},
 		{Protocol: 58, Port: 128, PortBits: 16, Verdict: policy.Allow},
 	} {
 		k := setKeyOf(77, r)
-		e := abi.SetEntry{Verdict: uint8(r.Verdict), ProxyPort: swap(r.ProxyPort), L7: r.L7, Row: r.Row}
+		e := abi.SetEntry{Verdict: uint8(r.Verdict), L7: r.L7, Row: r.Row}
 		if back := setRowOf(k, e); back != r {
 			t.Errorf("%+v became %+v", r, back)
 		}

@@ -55,7 +55,7 @@ func Matrix(file string, ipFamily int) (Case, error) {
 	}
 	out := Case{Name: filepath.Base(file), Options: policy.Options{
 		AllowLocalhost: policy.LocalhostPolicy,
-		Carry:          policy.Carry{Proxy: policy.Redirected, Kafka: policy.Ignored, L7Proto: policy.Ignored, Authentication: policy.Ignored},
+		Carry:          policy.Carry{HTTP: policy.Redirected, DNS: policy.Redirected, TLS: policy.Redirected, Listener: policy.Redirected, Kafka: policy.Ignored, L7Proto: policy.Ignored, Authentication: policy.Ignored},
 	}}
 	r := &matrixReader{matrixCase: &m, family: family(ipFamily)}
 	s := Situation{Input: policy.Input{Identities: map[identity.ID]label.Set{}, Ports: map[netip.Addr][]endpoint.Port{}}}

@@ -170,7 +170,7 @@ func variables(spec *btf.Spec, section string) ([]string, error) {
 // goName turns snake_case into Go's mixed caps.
 func goName(name string) string {
 	initials := map[string]string{"id": "ID", "ip": "IP", "ip4": "IP4", "ip6": "IP6", "mac": "MAC", "mtu": "MTU",
-		"nat": "NAT", "tcp": "TCP", "l7": "L7", "cfg": "Config", "vip": "VIP", "dsr": "DSR", "vips": "VIPs", "hz": "HZ", "ipv4": "IPv4", "ipv6": "IPv6", "cpu": "CPU", "icmp6": "ICMP6"}
+		"nat": "NAT", "tcp": "TCP", "tcp4": "TCP4", "tcp6": "TCP6", "udp4": "UDP4", "udp6": "UDP6", "l7": "L7", "cfg": "Config", "vip": "VIP", "dsr": "DSR", "vips": "VIPs", "hz": "HZ", "ipv4": "IPv4", "ipv6": "IPv6", "cpu": "CPU", "icmp6": "ICMP6"}
 	var b strings.Builder
 	for _, part := range strings.Split(name, "_") {
 		if part == "" {
