@@ -39,7 +39,8 @@ type localEndpoints struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"service"`
-	LocalEndpoints int `json:"localEndpoints"`
+	LocalEndpoints      int  `json:"localEndpoints"`
+	ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
 }
 
 func (h *healthCheckPorts) Run(ctx context.Context) error {
@@ -117,7 +118,7 @@ func (h *healthCheckPorts) answer(w http.ResponseWriter, port uint16) {
 			}
 		}
 	}
-	out.LocalEndpoints = len(seen)
+	out.LocalEndpoints, out.ServiceProxyHealthy = len(seen), true
 	w.Header().Set("Content-Type", "application/json")
 	if out.LocalEndpoints == 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)

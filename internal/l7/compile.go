@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/dnsname"
 )
 
 // Everything is the line of a rule that has no L7 part.
@@ -47,7 +48,7 @@ func Compile(number uint32, lines []string, secrets Secrets) (*Set, error) {
 	s.All = s.All || everything
 	if mixed { // which parser would be right is not known, so neither is
 		errs = append(errs, errors.New("rules of several protocols on one port: nothing is allowed"))
-		s.All, s.http, s.rewrite = false, nil, false
+		s.All, s.http, s.rewrite, s.dns = false, nil, false, dnsname.Matcher{}
 	}
 	if s.Protocol == None && !s.All {
 		s.Protocol = ProtocolOther // no line was understood
@@ -84,6 +85,8 @@ func (s *Set) add(r *ciliumv2.PortRule, p Protocol, secrets Secrets) error {
 		return nil
 	case ProtocolHTTP:
 		return s.addHTTP(r.Rules.HTTP, secrets)
+	case ProtocolDNS:
+		return s.addDNS(r.Rules.DNS)
 	}
 	return errors.New("rules of this protocol are not carried out: they allow nothing")
 }

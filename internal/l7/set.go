@@ -2,6 +2,8 @@
 
 package l7
 
+import "github.com/stentor-net/stentor/internal/dnsname"
+
 // Protocol is what a set of rules speaks of.
 type Protocol uint8
 
@@ -25,4 +27,5 @@ type Set struct {
 
 	http    []httpRule
 	rewrite bool // some rule changes fields of requests it allows
+	dns     dnsname.Matcher
 }

@@ -4,8 +4,10 @@ package proxyd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/stentor-net/stentor/internal/datapath/maps"
 	"github.com/stentor-net/stentor/internal/l7"
@@ -26,39 +28,58 @@ func openKernel(o Options) (Kernel, error) {
 	return &node{Asker: a, four: o.IPv4, six: o.IPv6}, nil
 }
 
-func (n *node) Listen() (out []net.Listener, err error) {
+func (n *node) Listen() (*Listeners, error) {
+	out := &Listeners{}
 	for _, f := range []struct{ on, six bool }{{n.four, false}, {n.six, true}} {
 		if !f.on {
 			continue
 		}
-		l, err := sock.ListenTCP(f.six, 0)
-		if err != nil {
-			_ = closeAll(out)
-			return nil, err
+		if err := out.add(f.six); err != nil {
+			return nil, errors.Join(err, out.closeTCP(), out.closeUDP())
 		}
-		out = append(out, l)
 	}
 	return out, nil
 }
 
-func (n *node) Announce(listeners []net.Listener) error {
+func (l *Listeners) add(six bool) error {
+	tcp, err := sock.ListenTCP(six, 0)
+	if err != nil {
+		return err
+	}
+	l.TCP = append(l.TCP, tcp)
+	udp, err := sock.ReceiveUDP(six)
+	if err != nil {
+		return err
+	}
+	l.UDP = append(l.UDP, udp)
+	return nil
+}
+
+func (n *node) Announce(listeners *Listeners) error {
 	if err := n.Publish(ports(listeners)); err != nil {
 		return fmt.Errorf("%w (the proxy needs CAP_BPF)", err)
 	}
 	return nil
 }
 
-func (n *node) Announced(listeners []net.Listener) (bool, error) {
+func (n *node) Announced(listeners *Listeners) (bool, error) {
 	have, err := n.Published()
 	return have == ports(listeners), err
 }
 
-func ports(listeners []net.Listener) (out maps.Listeners) {
-	for _, l := range listeners {
+func ports(listeners *Listeners) (out maps.Listeners) {
+	for _, l := range listeners.TCP {
 		if a := l.Addr().(*net.TCPAddr); a.IP.To4() != nil {
 			out.TCP4 = uint16(a.Port)
 		} else {
 			out.TCP6 = uint16(a.Port)
+		}
+	}
+	for _, u := range listeners.UDP {
+		if u.Six {
+			out.UDP6 = u.Port
+		} else {
+			out.UDP4 = u.Port
 		}
 	}
 	return out
@@ -66,4 +87,13 @@ func ports(listeners []net.Listener) (out maps.Listeners) {
 
 func (n *node) Dial(ctx context.Context, c l7.Connection) (net.Conn, error) {
 	return sock.DialTCP(ctx, c.Client, c.Server)
+}
+
+func (n *node) Upstream(client, server netip.AddrPort) (int, error) {
+	return sock.UpstreamUDP(client, server)
+}
+
+func (n *node) Answers(six bool) (fd int, raw bool, err error) {
+	fd, err = sock.AnswerUDP(six)
+	return fd, true, err
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stentor-net/stentor/internal/l7"
+	"github.com/stentor-net/stentor/internal/proxy/dns"
 	"github.com/stentor-net/stentor/internal/proxy/http"
 	"github.com/stentor-net/stentor/internal/proxy/wire"
 )
@@ -39,6 +40,7 @@ type proxy struct {
 	book    l7.Book
 	store   store
 	http    *http.Server
+	dns     *dns.Server
 	serving sync.WaitGroup
 	conns   tracker
 }
@@ -85,6 +87,7 @@ func run(ctx context.Context, log *slog.Logger, o Options, kernel Kernel) error 
 	p.book.Replace(sets, noSecrets)
 	client := wire.NewClient(log, o.Socket, p.apply)
 	p.http = &http.Server{Judge: kernel, Rules: &p.book, Dialer: kernel, Recorder: client}
+	p.dns = &dns.Server{Judge: kernel, Rules: &p.book, Sockets: kernel, Recorder: client}
 	listeners, err := kernel.Listen()
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -93,21 +96,38 @@ func run(ctx context.Context, log *slog.Logger, o Options, kernel Kernel) error 
 	alive, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	var accepting, talking errgroup.Group
-	for _, l := range listeners {
+	broken := make(chan error, len(listeners.UDP))
+	for _, l := range listeners.TCP {
 		accepting.Go(func() error { return p.accept(alive, l) })
 	}
+	for _, l := range listeners.UDP {
+		accepting.Go(func() error {
+			if err := p.dns.ServeUDP(alive, l.FD); err != nil {
+				broken <- err
+			}
+			return nil
+		})
+	}
 	talking.Go(func() error { return client.Run(alive) })
+	stop := func() error {
+		end()
+		err := errors.Join(listeners.closeTCP(), ignoreEnd(accepting.Wait()))
+		return errors.Join(err, listeners.closeUDP(), ignoreEnd(talking.Wait()))
+	}
 	if err := kernel.Announce(listeners); err != nil {
-		return errors.Join(fmt.Errorf("have connections sent here: %w", err), closeAll(listeners))
+		return errors.Join(fmt.Errorf("have connections sent here: %w", err), stop())
 	}
 	log.Info("proxy is ready", "version", o.Version, "rules", len(sets))
 	if err := p.markReady(); err != nil {
-		return errors.Join(err, closeAll(listeners))
+		return errors.Join(err, stop())
 	}
-	<-ctx.Done()
-	p.drain(listeners)
-	end()
-	return errors.Join(closeAll(listeners), ignoreEnd(accepting.Wait()), ignoreEnd(talking.Wait()))
+	select {
+	case <-ctx.Done():
+		p.drain(listeners)
+		return stop()
+	case err := <-broken:
+		return errors.Join(fmt.Errorf("serve DNS: %w", err), stop())
+	}
 }
 
 // apply puts rules of the agent in force.
@@ -123,15 +143,6 @@ func (p *proxy) apply(sets []l7.Source) []l7.Problem {
 // noSecrets: Secrets do not reach the proxy yet; what needs one allows nothing.
 func noSecrets(namespace, name string) (map[string][]byte, error) {
 	return nil, fmt.Errorf("secret %s/%s: Secrets are not read yet", namespace, name)
-}
-
-func closeAll(listeners []net.Listener) (err error) {
-	for _, l := range listeners {
-		if e := l.Close(); !errors.Is(e, net.ErrClosed) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
 }
 
 func ignoreEnd(err error) error {

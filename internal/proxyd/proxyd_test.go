@@ -19,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stentor-net/stentor/internal/l7"
+	"github.com/stentor-net/stentor/internal/proxy/sock"
 	"github.com/stentor-net/stentor/internal/proxy/wire"
 )
 
@@ -31,7 +34,8 @@ type fakeKernel struct {
 	mu        sync.Mutex
 	ruling    l7.Ruling
 	unknown   bool
-	listeners []net.Listener // announced
+	udp       int        // descriptor of the listener
+	listeners *Listeners // announced; nil: those of another proxy
 	ready     chan struct{}
 }
 
@@ -46,12 +50,49 @@ func (k *fakeKernel) Judge(l7.Connection) (l7.Ruling, error) {
 
 func (k *fakeKernel) Holds(l7.Connection, *l7.Ruling) bool { return false }
 
-func (k *fakeKernel) Listen() ([]net.Listener, error) {
+func (k *fakeKernel) Listen() (*Listeners, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	return []net.Listener{l}, err
+	if err != nil {
+		return nil, err
+	}
+	udp, err := receive(l.Addr().(*net.TCPAddr).Port)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.udp = udp.FD
+	return &Listeners{TCP: []net.Listener{l}, UDP: []*sock.Datagrams{udp}}, nil
 }
 
-func (k *fakeKernel) Announce(l []net.Listener) error {
+// receive is a socket that gets what clients of the test send, and answers them.
+func receive(port int) (*sock.Datagrams, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &sock.Datagrams{FD: fd, Port: uint16(port)}, errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: port}))
+}
+
+func (k *fakeKernel) Answers(bool) (fd int, raw bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fd, err = unix.FcntlInt(uintptr(k.udp), unix.F_DUPFD_CLOEXEC, 0)
+	return fd, false, err
+}
+
+func (k *fakeKernel) Upstream(_, _ netip.AddrPort) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	to := netip.MustParseAddrPort(k.server)
+	return fd, unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
+}
+
+func (k *fakeKernel) Announce(l *Listeners) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.listeners = l
@@ -59,10 +100,10 @@ func (k *fakeKernel) Announce(l []net.Listener) error {
 	return nil
 }
 
-func (k *fakeKernel) Announced(l []net.Listener) (bool, error) {
+func (k *fakeKernel) Announced(l *Listeners) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.listeners) > 0 && k.listeners[0] == l[0], nil
+	return k.listeners == l, nil
 }
 
 func (k *fakeKernel) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error) {
@@ -72,7 +113,7 @@ func (k *fakeKernel) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error
 
 func (k *fakeKernel) Close() error { return nil }
 
-func (k *fakeKernel) addr() string { return k.listeners[0].Addr().String() }
+func (k *fakeKernel) addr() string { return k.listeners.TCP[0].Addr().String() }
 
 func (k *fakeKernel) rule(r l7.Ruling) {
 	k.mu.Lock()
@@ -92,7 +133,13 @@ func start(t *testing.T, dir string, ruling l7.Ruling) *setup {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Method+" "+r.URL.Path) }))
 	t.Cleanup(server.Close)
-	s := &setup{t: t, kernel: &fakeKernel{server: server.Listener.Addr().String(), ruling: ruling, ready: make(chan struct{})}}
+	return startAt(t, dir, ruling, server.Listener.Addr().String())
+}
+
+// startAt is a proxy in front of a server.
+func startAt(t *testing.T, dir string, ruling l7.Ruling, server string) *setup {
+	t.Helper()
+	s := &setup{t: t, kernel: &fakeKernel{server: server, ruling: ruling, ready: make(chan struct{})}}
 	s.opts = Options{Socket: filepath.Join(dir, "s"), StateDir: dir, ReadyFile: filepath.Join(dir, "ready"), Drain: 20 * time.Second, Version: "v1"}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -66,6 +66,10 @@ func (p *proxy) serve(ctx context.Context, conn net.Conn) {
 		if err := p.http.Serve(ctx, conn, c); err != nil {
 			p.log.Debug("a connection ends", "client", c.Client, "server", c.Server, "error", err)
 		}
+	case l7.ProtocolDNS:
+		if err := p.dns.Serve(ctx, conn, c); err != nil {
+			p.log.Debug("a connection ends", "client", c.Client, "server", c.Server, "error", err)
+		}
 	default:
 		reset(conn)
 	}
@@ -111,7 +115,7 @@ func (p *proxy) markReady() error {
 
 // drain lets connections end. While no other proxy has taken over, new ones are
 // still served.
-func (p *proxy) drain(listeners []net.Listener) {
+func (p *proxy) drain(listeners *Listeners) {
 	until := time.NewTimer(p.opts.Drain)
 	defer until.Stop()
 	look := time.NewTicker(retryEvery)

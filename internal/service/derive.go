@@ -36,6 +36,7 @@ func Of(s Service, all table.Snapshot[Slice], at Place) Derived {
 		}
 		d.several("EndpointSlice "+slice.Name+": left out: ", slice.Problems)
 	}
+	d.unknown()
 	served := d.selected()
 	for _, p := range s.Ports {
 		list, shared := candidates(s, p, all)
@@ -87,6 +88,20 @@ func (d *deriver) selected() bool {
 		return d.at.Labels[AnnotationNode] == want
 	}
 	return true
+}
+
+// unknown tells of annotations that are not carried out as they stand.
+func (d *deriver) unknown() {
+	if v := d.service.Annotations[AnnotationDelegation]; v != "" && v != "none" {
+		d.problem("annotation %s: %q is not carried out: packets for this node's own backends are translated as all others", AnnotationDelegation, v)
+	}
+	if text, ok := d.service.Annotations[AnnotationType]; ok {
+		for _, one := range strings.Split(text, ",") {
+			if kind := Kind(strings.TrimSpace(one)); !slices.Contains([]Kind{ClusterIP, NodePort, LoadBalancer, ExternalIP}, kind) {
+				d.problem("annotation %s: %q is none of ClusterIP, NodePort, LoadBalancer, ExternalIP", AnnotationType, kind)
+			}
+		}
+	}
 }
 
 // exposed tells whether the Service's annotation leaves a kind.

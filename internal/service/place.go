@@ -22,6 +22,7 @@ const (
 	AnnotationForwarding   = "service.cilium.io/forwarding-mode"
 	AnnotationAlgorithm    = "service.cilium.io/lb-algorithm"
 	AnnotationRanges       = "service.cilium.io/src-ranges-policy"
+	AnnotationDelegation   = "service.cilium.io/proxy-delegation" // told that it is not
 	AnnotationWeight       = "service.cilium.io/weight" // of EndpointSlices
 	annotationTopology     = "service.kubernetes.io/topology-mode"
 	annotationHints        = "service.kubernetes.io/topology-aware-hints"

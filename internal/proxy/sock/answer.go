@@ -35,8 +35,7 @@ func openRaw(six bool) (*net.IPConn, error) {
 	options := []option{transparent(six), mark()}
 	network, host := "ip4:17", "0.0.0.0"
 	if six {
-		const checksumAt = 6
-		options = append(options, option{unix.SOL_IPV6, unix.IPV6_CHECKSUM, checksumAt, "checksum"})
+		options = append(options, checksum())
 		network, host = "ip6:17", "::"
 	}
 	set := control(options...)
@@ -50,16 +49,24 @@ func openRaw(six bool) (*net.IPConn, error) {
 	return c.(*net.IPConn), nil
 }
 
-// deaf keeps copies of the node's datagrams from a raw socket.
+// checksum has the kernel make the checksum of UDP over IPv6.
+func checksum() option {
+	const at = 6 // in the header
+	return option{unix.SOL_IPV6, unix.IPV6_CHECKSUM, at, "checksum"}
+}
+
 func deaf(c syscall.RawConn) error {
-	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
 	var err error
-	if e := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
-	}); e != nil {
+	if e := c.Control(func(fd uintptr) { err = deafen(int(fd)) }); e != nil {
 		return e
 	}
 	return err
+}
+
+// deafen keeps copies of the node's datagrams from a raw socket.
+func deafen(fd int) error {
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
 }
 
 // Close closes the sockets.

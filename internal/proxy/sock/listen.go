@@ -4,14 +4,11 @@ package sock
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // ListenTCP takes connections that the programs assign to it. What it accepts has
@@ -84,27 +81,8 @@ func (u *UDP) Read(b []byte) (n int, client, server netip.AddrPort, err error) {
 	if err != nil {
 		return 0, client, server, err
 	}
-	server, err = destination(oob[:control])
+	server, err = Destination(oob[:control])
 	return n, netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), server, err
-}
-
-var errNoDestination = errors.New("datagram without its original destination")
-
-// destination reads the struct sockaddr_in or sockaddr_in6 of a control message.
-func destination(control []byte) (netip.AddrPort, error) {
-	list, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("parse control message: %w", err)
-	}
-	for _, m := range list {
-		switch {
-		case m.Header.Level == unix.SOL_IP && m.Header.Type == unix.IP_ORIGDSTADDR && len(m.Data) >= 8:
-			return netip.AddrPortFrom(netip.AddrFrom4([4]byte(m.Data[4:8])), binary.BigEndian.Uint16(m.Data[2:])), nil
-		case m.Header.Level == unix.SOL_IPV6 && m.Header.Type == unix.IPV6_ORIGDSTADDR && len(m.Data) >= 24:
-			return netip.AddrPortFrom(netip.AddrFrom16([16]byte(m.Data[8:24])), binary.BigEndian.Uint16(m.Data[2:])), nil
-		}
-	}
-	return netip.AddrPort{}, errNoDestination
 }
 
 func isSix(a net.Addr) bool {

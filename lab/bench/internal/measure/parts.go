@@ -8,23 +8,23 @@ import "time"
 // measures give it as goTest; a lab comes up with the first part that asks for it.
 func Parts() []Part {
 	return []Part{
-		{"path", "Latency between pods", measurePaths, true, false, 0},
-		{"throughput", "Throughput between pods", measureThroughput, true, false, 0},
-		{"programs", "Time of the programs under traffic", measurePrograms, true, false, 0},
-		{"testrun", "Time of the programs, the same packet again and again", goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x"), false, false, 0},
-		{"connect", "Translation of services at the socket", measureConnect, true, false, 0},
-		{"agent", "The agent of a node, apart from Kubernetes", measureAgent, true, true, 0},
-		{"cni", "Attaching pods in a cluster", measureCNI, false, false, 0},
-		{"policy", "A change of policy, from the API to packets", measurePolicy, false, false, 0},
-		{"restart", "Restart of the agent", measureRestart, false, false, 0},
-		{"sizes", "Memory and sizes", measureSizes, true, false, 0},
+		{Name: "path", Title: "Latency between pods", Run: measurePaths, Apart: true},
+		{Name: "throughput", Title: "Throughput between pods", Run: measureThroughput, Apart: true},
+		{Name: "programs", Title: "Time of the programs under traffic", Run: measurePrograms, Apart: true},
+		{Name: "testrun", Title: "Time of the programs, the same packet again and again", Run: goTest("./bpf/test", "-run", "^$", "-bench", ".", "-benchtime", "15x")},
+		{Name: "connect", Title: "Translation of services at the socket", Run: measureConnect, Apart: true},
+		{Name: "agent", Title: "The agent of a node, apart from Kubernetes", Run: measureAgent, Apart: true, Wide: true},
+		{Name: "cni", Title: "Attaching pods in a cluster", Run: measureCNI},
+		{Name: "policy", Title: "A change of policy, from the API to packets", Run: measurePolicy},
+		{Name: "restart", Title: "Restart of the agent", Run: measureRestart},
+		{Name: "sizes", Title: "Memory and sizes", Run: measureSizes, Apart: true},
 	}
 }
 
 // ServiceParts are measured on their own: they take a quarter of an hour.
 func ServiceParts() []Part {
 	return []Part{
-		{"services", "Services, from 10 to 30,000", measureServices, true, false, 20 * time.Minute},
-		{"programming", "Services that come at once", measureProgramming, true, true, 10 * time.Minute},
+		{Name: "services", Title: "Services, from 10 to 30,000", Run: measureServices, Apart: true, Limit: 20 * time.Minute},
+		{Name: "programming", Title: "Services that come at once", Run: measureProgramming, Apart: true, Wide: true, Limit: 10 * time.Minute},
 	}
 }
