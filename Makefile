@@ -17,10 +17,10 @@ LAB        := $(BIN)/stentor-lab
 RUNTIME_DEPS := iproute2 containerd runc containernetworking-plugins nftables iptables
 MACHINE_DEPS := qemu-system-x86 busybox-static iproute2
 GEN_DEPS     := clang-19 llvm-19 protobuf-compiler libprotobuf-dev
-KUBE_PROXY   ?= nftables
+KUBE_PROXY   ?= none
 CONFORMANCE_FLAGS ?=
 
-.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy soak soak-corpora soak-policy mutants demo demo-down conformance conformance-netpol conformance-build clean
+.PHONY: help deps deps-generate build build-arm64 lab generate verify lint test test-unit test-kernels test-lab connectivity-matrix bench bench-policy bench-services soak soak-corpora soak-policy soak-services mutants demo demo-down conformance conformance-netpol conformance-services conformance-build clean
 
 help: ## List the targets.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,7 +80,7 @@ test-lab: ## Run the lab's tests and the end-to-end stories (root).
 connectivity-matrix: lab ## Run `stentor connectivity test` in labs of every kind: 2 and 3 nodes, tunnel and native, families (root, a quarter of an hour).
 	cd lab && STENTOR_E2E_MATRIX=1 $(GOTESTSUM) -- -count=1 -timeout 40m -run TestConnectivityMatrix ./e2e
 
-soak: soak-corpora soak-policy ## Both of the following.
+soak: soak-corpora soak-policy soak-services ## All of the following.
 
 soak-corpora: ## Judge every case of the verdict corpora by packets through the datapath (root).
 	STENTOR_CORPUS_SAMPLE=1 go test ./bpf/test -count=1 -timeout 30m -run VerdictsOf -v
@@ -88,11 +88,10 @@ soak-corpora: ## Judge every case of the verdict corpora by packets through the 
 mutants: deps-generate ## Take the handling of bad input away, piece by piece, and see its tests fail (root); MUTANTS=regex: only these.
 	go run ./internal/testkit/mutants $(if $(MUTANTS),-run '$(MUTANTS)')
 
-bench: lab ## Measure everything beside the kernel's own ways, into docs/bench (root); BENCH=regex: only these parts, to the terminal.
+bench: lab ## Measure everything beside the kernel's own ways, into docs/bench/ground.* (root, 10 minutes); BENCH=regex: only these parts, to the terminal.
 	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
 	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
-	@status=0; $(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md) || status=$$?; \
-	[ -n "$(BENCH)" ] || $(MAKE) --no-print-directory bench-policy || status=$$?; exit $$status
+	$(BIN)/stentor-bench -root $(CURDIR) $(if $(BENCH),-run '$(BENCH)',-json docs/bench/ground.json -page docs/bench/ground.md)
 
 conformance: deps lab conformance-build ## Run Kubernetes' own network suite in a lab (root).
 	$(LAB) conformance --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
@@ -100,12 +99,23 @@ conformance: deps lab conformance-build ## Run Kubernetes' own network suite in 
 conformance-netpol: deps lab conformance-build ## Run the suite's NetworkPolicy specs in a lab (root).
 	$(LAB) conformance --suite netpol --procs 12 --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
 
+conformance-services: deps lab conformance-build ## Run all of the suite's specs about services in a lab of three nodes (root, a quarter of an hour).
+	$(LAB) conformance --suite services --limit 30m --procs 8 --kube-proxy $(KUBE_PROXY) $(CONFORMANCE_FLAGS)
+
 conformance-build: ## Build the upstream suite and the programs of its pods.
 	cd lab/conformance && go test -c -vet=off -ldflags "-s -w" -o $(BIN)/network.test .
 	cd lab/conformance && go build -ldflags "-s -w" -o $(BIN)/ tool
 
 bench-policy: ## Measure changes of policy up to 100,000 identities, into docs/bench/policy-scale.md (5 minutes).
 	go test ./internal/policy -run '^TestScale$$' -v -timeout 30m -args -scale -scale-out $(CURDIR)/docs/bench/policy-scale.md
+
+bench-services: lab ## Measure services from 10 to 30,000 beside kube-proxy, into docs/bench/services.{md,csv} (root, 20 minutes); BENCH=regex: only these parts, FAST=1: few rounds, both to the terminal.
+	@[ "$$(id -u)" != 0 ] || deploy/build/apt-install $(RUNTIME_DEPS)
+	@cd lab/bench && go build -mod=mod -ldflags "-s -w" -o $(BIN)/stentor-bench .
+	$(BIN)/stentor-bench -root $(CURDIR) -services $(if $(BENCH)$(FAST),$(if $(FAST),-fast) -run '$(BENCH)',-csv docs/bench/services.csv -page docs/bench/services.md)
+
+soak-services: lab ## Drain a node and replace servers without preStop under load, and every story about services (root, 3 minutes).
+	cd lab && STENTOR_SOAK_SERVICES=1 $(GOTESTSUM) -- -count=1 -v -timeout 20m -run '^TestTunnel$$/^(services|services-under-load|affinity|dns|no-rules)$$|^TestHostNamespaceOnly$$' ./e2e
 
 soak-policy: ## Hold the policy engine against its oracle in SOAK (1,000,000) random clusters and changes; takes hours.
 	go test ./internal/policy -run 'Oracle|EveryStep|Deltas|OrderOfEvents' -timeout 0 -rapid.checks=$(or $(SOAK),1000000)

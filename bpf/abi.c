@@ -51,6 +51,8 @@ struct abi_structs {
 	struct direct_backend direct_backend;
 	struct service_flow service_flow;
 	struct socket_peer socket_peer;
+	struct stored_row stored_row;
+	struct socket_row socket_row;
 	struct socket_key socket_key;
 	struct socket_vip socket_vip;
 } abi_structs;

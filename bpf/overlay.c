@@ -94,16 +94,23 @@ enum {
 	FOR_HOST = -31, /* an address of this node: the stack's, without a row */
 };
 
-/* Host ports are known on their own node only: it translates for pods elsewhere,
- * which reach every other service without coming here. */
-static __always_inline int host_port(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
+/* What only this node knows, it translates for pods elsewhere, which reach every
+ * other service without coming here: its host ports, and the NodePorts whose traffic
+ * policy is Local. */
+static __always_inline int own_port(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
 	struct scratch *space = scratch();
 
-	if (!space || (p->flags & PACKET_ICMP_ERROR) || !service_of(p, SCOPE_INTERNAL, 0) ||
-	    space->service.kind != SERVICE_HOST_PORT)
+	if (!space || (p->flags & PACKET_ICMP_ERROR) || !service_of(p, SCOPE_INTERNAL, 0))
 		return 0;
-	return translate_to(skb, p, key);
+	if (space->service.kind == SERVICE_NODE_PORT) {
+		if (!service_of(p, SCOPE_EXTERNAL, 0) || !(space->service.flags & SERVICE_LOCAL))
+			return 0;
+		if (!space->service.count)
+			return REASON_NO_SERVICE_BACKEND;
+		return translate_to(skb, p, key);
+	}
+	return space->service.kind == SERVICE_HOST_PORT ? translate_to(skb, p, key) : 0;
 }
 
 /* First packets and those of stale rows. Returns 0 when `flows` has a row for
@@ -122,7 +129,7 @@ __global int admit_from_overlay(struct __sk_buff *skb, struct packet *p, struct 
 		return reason;
 	party_find(&o->party[1], &p->destination);
 	if (cfg_services && (o->party[1].flags & IPCACHE_HOST)) {
-		reason = host_port(skb, p, key);
+		reason = own_port(skb, p, key);
 		if (reason)
 			return reason;
 		party_find(&o->party[1], &p->destination);

@@ -76,14 +76,18 @@ static __always_inline int is_loopback(const struct addr *a)
 }
 
 /* The NodePort at vip, which has no row of its own: NodePorts are the same at
- * every address of every node, and at the host's loopback for the host. */
+ * every address of every node, and at the host's loopback for the host. With
+ * traffic policy Local another node's are left to it. */
 static __always_inline struct service *node_port(void *ctx, const struct service_key *vip)
 {
 	struct service_key any = {};
+	struct service *s;
+	int loopback;
 
 	if (!is_node_port(vip->port))
 		return NULL;
-	if (is_loopback(&vip->vip)) {
+	loopback = is_loopback(&vip->vip);
+	if (loopback) {
 		if (!in_host(ctx))
 			return NULL;
 	} else if (!bpf_map_lookup_elem(&node_addrs, &vip->vip)) {
@@ -93,7 +97,8 @@ static __always_inline struct service *node_port(void *ctx, const struct service
 		addr_set4(&any.vip, 0);
 	any.port = vip->port;
 	any.protocol = vip->protocol;
-	return bpf_map_lookup_elem(&services, &any);
+	s = bpf_map_lookup_elem(&services, &any);
+	return s && (s->flags & SERVICE_LOCAL) && !loopback ? NULL : s;
 }
 
 /* Nothing is at this port of a virtual address. */

@@ -250,6 +250,7 @@ static void *(*bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags
 static __u64 (*bpf_jiffies64)(void) = (void *)118;
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)122;
 static long (*bpf_sk_assign)(struct __sk_buff *skb, void *sock, __u64 flags) = (void *)124;
+static long (*bpf_seq_write)(void *seq, const void *data, __u32 len) = (void *)127;
 static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static __u64 (*bpf_ringbuf_query)(void *ring, __u64 flags) = (void *)134;

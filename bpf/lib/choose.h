@@ -206,6 +206,8 @@ __global int service_of(const struct packet *p, __u32 scope, __u32 flags)
 	known = bpf_map_lookup_elem(&services, &vip);
 	if (!known || (known->flags & SERVICE_LOOPBACK))
 		return 0;
+	if ((flags & ANY_ADDRESS) && (known->flags & SERVICE_LOCAL))
+		return 0; /* the other node knows its own backends */
 	space->service = *known;
 	return 1;
 }

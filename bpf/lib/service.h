@@ -62,7 +62,7 @@ enum service_kind {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct service_key);
 	__type(value, struct service);
@@ -76,7 +76,7 @@ struct service_slot {
 /* Ranges of backends. Frontends with the same backends share one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, __u32);
 	__type(value, struct service_slot);
 } service_slots SEC(".maps");
@@ -98,7 +98,7 @@ enum backend_flag {
  * that became free rests before it is used again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
 	__type(value, struct backend);
 } backends SEC(".maps");

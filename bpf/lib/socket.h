@@ -20,6 +20,12 @@ struct {
 	__type(value, struct socket_peer);
 } socket_peers SEC(".maps");
 
+/* A row of what stored_sockets lists (sockets.c). */
+struct stored_row {
+	__u64 cookie; /* of the socket */
+	struct socket_peer peer;
+};
+
 /* The same for TCP, where only getpeername asks. A new socket takes the row of an
  * older one whose number ends in the same bits, about SOCKET_ROWS translated
  * connections ago: that one then tells of its backend. Two rows share a cache line. */

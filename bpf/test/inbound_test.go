@@ -450,6 +450,25 @@ func TestPodsReachNodePortsOfEveryNode(t *testing.T) {
 	}
 }
 
+func TestNodePortsOfAnotherNodeAreLeftToItWithPolicyLocal(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			a := newNodeA(t, servingA(nil))
+			own, others := pick(f.six, hostIP4, hostIP6), pick(f.six, hostBIP4, hostBIP6)
+			local := abi.Service{Flags: abi.ServiceLocal}
+			a.serve(frontend{pick(f.six, "0.0.0.0", "::"), nodePort, 6, abi.ScopeInternal, local, []string{server.ip(f.six)}})
+			a.serve(frontend{own, nodePort, 6, abi.ScopeInternal, abi.Service{}, []string{server.ip(f.six)}})
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: own, sport: 4000, dport: nodePort, flags: "S"}
+			expectDelivered(t, "this node's", a.run("from_pod", m.bytes(t), from{device: devPod1}), server)
+			m.dst, m.sport = others, 4001
+			r := a.run("from_pod", m.bytes(t), from{device: devPod1})
+			if d := decode(t, r.out); d.dst != others || d.dport != nodePort {
+				t.Errorf("the other node's goes to %s:%d, want it as it is", d.dst, d.dport)
+			}
+		})
+	}
+}
+
 // On the wire a loopback address is no frontend: the sockets of the host reach it.
 func TestPacketsDoNotReachFrontendsOnTheLoopback(t *testing.T) {
 	for _, f := range families {
@@ -515,6 +534,34 @@ func TestPodsReachHostPortsOfOtherNodes(t *testing.T) {
 			c.b.setCell(peerClient, slotRemoteIngress, abi.SetDeny, remote.id)
 			r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
 			expect(t, "after a deny", c.b.run("from_overlay", r.out, tunnelled(t, "", r, hostBIP4, hostIP4, client.identity)), actShot, abi.ReasonPolicyDenied)
+		})
+	}
+}
+
+// With traffic policy Local a NodePort is served by the node that is asked alone.
+func TestPodsReachNodePortsOfOtherNodesWithPolicyLocal(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			c := servingCluster(t, nil)
+			host := pick(f.six, hostBIP4, hostBIP6)
+			local := abi.Service{Kind: abi.ServiceNodePort, Flags: abi.ServiceLocal}
+			c.a.serve(frontend{pick(f.six, "0.0.0.0", "::"), nodePort, 6, abi.ScopeInternal, local, []string{server.ip(f.six)}})
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeInternal, abi.Service{Kind: abi.ServiceNodePort}, []string{server.ip(f.six)}})
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeExternal, local, []string{remote.ip(f.six)}})
+			m := message{srcMAC: client.mac, dstMAC: client.nodeMAC, src: client.ip(f.six), dst: host, sport: 4000, dport: nodePort, flags: "S"}
+			r := c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			r = c.b.run("from_overlay", r.out, tunnelled(t, "SYN", r, hostBIP4, hostIP4, client.identity))
+			expectDelivered(t, "SYN", r, remote)
+			r = c.b.run("from_pod", between(remote, client, f.six, 8080, 4000, "SA").bytes(t), from{device: devPod1})
+			r = c.a.run("from_overlay", r.out, tunnelled(t, "answer", r, hostIP4, hostBIP4, 1))
+			expectDelivered(t, "answer", r, client)
+			if d := decode(t, r.out); d.src != host || d.sport != nodePort {
+				t.Errorf("answer of %s:%d, want %s:%d", d.src, d.sport, host, nodePort)
+			}
+			c.b.serve(frontend{host, nodePort, 6, abi.ScopeExternal, local, nil})
+			m.sport = 4001
+			r = c.a.run("from_pod", m.bytes(t), from{device: devPod1})
+			expect(t, "without a backend there", c.b.run("from_overlay", r.out, tunnelled(t, "", r, hostBIP4, hostIP4, client.identity)), actShot, abi.ReasonNoServiceBackend)
 		})
 	}
 }

@@ -86,6 +86,7 @@ func TestSocketsReachServices(t *testing.T) {
 	for _, family := range []struct{ any, here string }{{"0.0.0.0", "127.0.0.1"}, {"::", "::1"}} {
 		n.serve(frontend{family.any, nodePort, 6, abi.ScopeInternal, abi.Service{}, []string{family.here}})
 	}
+	n.serve(frontend{"0.0.0.0", nodePort + 9, 6, abi.ScopeInternal, abi.Service{Flags: abi.ServiceLocal}, []string{"127.0.0.1"}})
 	n.put(abi.MapNodeAddrs, mapped(hostBIP4), uint32(2))
 	first := n.first
 	id := n.serve(frontend{"10.96.0.20", 80, 6, abi.ScopeInternal, abi.Service{Affinity: 60}, []string{"127.0.0.1", "127.0.0.2"}})
@@ -300,6 +301,16 @@ func talkNodePort(t *testing.T) {
 		if got, err := hear(from); err != nil || got != want {
 			t.Errorf("%s: reached %q, %v; want %s", from, got, err, want)
 		}
+	}
+	if got, err := hear("127.0.0.1:30089"); err != nil || got != "127.0.0.1:8080" {
+		t.Errorf("policy Local, loopback: reached %q, %v", got, err)
+	}
+	if got, err := hear(hostBIP4 + ":30089"); err == nil {
+		t.Errorf("policy Local, another node's address: translated to %q, want it left to that node", got)
+	}
+	if l, err := net.Listen("tcp4", ":30089"); err == nil {
+		l.Close()
+		t.Error("policy Local: a socket of the host got the NodePort")
 	}
 	if _, err := hear("127.0.0.1:30081"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a port without service: %v", err)

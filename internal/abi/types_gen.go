@@ -344,6 +344,23 @@ type SocketPeer struct {
 	Pad         uint32
 }
 
+// StoredRow is struct stored_row, 48 bytes.
+type StoredRow struct {
+	_      structs.HostLayout
+	Cookie uint64
+	Peer   SocketPeer
+}
+
+// SocketRow is struct socket_row, 32 bytes.
+type SocketRow struct {
+	_       structs.HostLayout
+	Cookie  uint64
+	VIP     Addr
+	VIPPort uint16
+	Pad     uint16
+	Backend uint32
+}
+
 // SocketKey is struct socket_key, 32 bytes.
 type SocketKey struct {
 	_       structs.HostLayout

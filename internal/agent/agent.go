@@ -111,6 +111,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.insist(ctx, "answer probes of other nodes", a.answerProbes) })
 	g.Go(func() error { return a.insist(ctx, "serve healthz", a.serveHealthz) })
 	g.Go(func() error { return a.insist(ctx, "serve metrics", a.serveMetrics) })
+	g.Go(func() error { return a.insist(ctx, "serve kube-proxy's healthz", a.serveProxyHealth) })
 	g.Go(func() error { return tell.Run(ctx) })
 	g.Go(func() error { return a.insist(ctx, "serve the health API", a.serveHealth) })
 	g.Go(func() error { return serveHTTP(ctx, socket, a.server.handler()) })
@@ -166,6 +167,7 @@ func (a *Agent) boot(ctx context.Context, g *errgroup.Group) error {
 	a.checks.ok("endpoints", "pods can be attached")
 	a.log.Info("agent is ready", "after", time.Since(a.started).Round(time.Millisecond))
 	g.Go(func() error { return a.beat(ctx) })
+	g.Go(func() error { a.endpoints.checkLinks(ctx); return nil })
 	g.Go(func() error { return (&sweeper{log: a.log, endpoints: a.endpoints}).Run(ctx) })
 	g.Go(func() error { return (&cniConf{opts: a.opts, checks: a.checks}).Run(ctx) })
 	g.Go(func() error { return a.markReady(ctx) })
@@ -185,6 +187,10 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	}
 	identify := &identifier{log: a.log, opts: a.opts, tables: a.tables, ids: a.ids, endpoints: a.endpoints, checks: a.checks}
 	balance := &balancer{log: a.log, opts: a.opts, tables: a.tables, frontends: a.own.frontends, backends: a.own.backends, problems: a.own.problems, checks: a.checks, dp: a.dp}
+	sockets := &socketCloser{log: a.log, opts: a.opts, tables: a.tables, metrics: a.metrics, dp: a.dp, wake: make(chan struct{}, 1)}
+	if a.opts.SocketLB || a.opts.Service.AllKinds {
+		balance.changed = sockets.changed
+	}
 	warn := &warner{log: a.log, tables: a.tables, cluster: a.world.cluster}
 	publish := &publisher{log: a.log, tables: a.tables, cluster: a.world.cluster, checks: a.checks}
 	policies := &policyReporter{log: a.log, tables: a.tables, cluster: a.world.cluster, revision: a.past.revision}
@@ -192,8 +198,9 @@ func (a *Agent) runDerivations(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return identify.Run(ctx) })
 	g.Go(func() error { return balance.Run(ctx) })
 	g.Go(func() error { return warn.Run(ctx) })
+	g.Go(func() error { return sockets.Run(ctx) })
 	if a.opts.Service.AllKinds {
-		ports := &healthCheckPorts{log: a.log, tables: a.tables}
+		ports := newHealthCheckPorts(a.log, a.tables)
 		g.Go(func() error { return ports.Run(ctx) })
 	}
 	g.Go(func() error { return publish.Run(ctx) })

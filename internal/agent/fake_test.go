@@ -200,13 +200,6 @@ func (c *fakeCluster) Tell(_ context.Context, n Notice) error {
 	return c.down
 }
 
-func (c *fakeCluster) Warn(_ context.Context, w Warning) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.warnings = append(c.warnings, w)
-	return c.down
-}
-
 func (c *fakeCluster) Version(context.Context) (string, error) { return "v1.36.3", c.failing() }
 func (c *fakeCluster) Host() string                            { return "https://172.30.0.1:6443" }
 
@@ -385,8 +378,6 @@ func (k *fakeKernel) ChangeFrontends(put []service.Frontend, remove []service.Fr
 	k.frontends = append(k.frontends, put...)
 	return nil
 }
-
-func (k *fakeKernel) NetNSCookie(path string) (uint64, error) { return uint64(len(path)), nil }
 
 func (k *fakeKernel) Events(ctx context.Context, fn func(Event)) error {
 	for {

@@ -10,10 +10,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/service"
+	"github.com/stentor-net/stentor/internal/table"
 )
 
 // healthCheckPorts answers on the healthCheckNodePort of each Service whose load
@@ -22,7 +24,13 @@ type healthCheckPorts struct {
 	log    *slog.Logger
 	tables *tables
 
-	servers map[uint16]*http.Server
+	frontends *table.Cursor[service.Frontend]
+	wanted    map[string]uint16 // ports, by the frontend that has one
+	servers   map[uint16]*http.Server
+}
+
+func newHealthCheckPorts(log *slog.Logger, t *tables) *healthCheckPorts {
+	return &healthCheckPorts{log: log, tables: t, frontends: t.frontends.Changes(), wanted: map[string]uint16{}, servers: map[uint16]*http.Server{}}
 }
 
 // localEndpoints is the answer, in the form that load balancers know of kube-proxy.
@@ -31,19 +39,19 @@ type localEndpoints struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"service"`
-	LocalEndpoints int `json:"localEndpoints"`
+	LocalEndpoints      int  `json:"localEndpoints"`
+	ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
 }
 
 func (h *healthCheckPorts) Run(ctx context.Context) error {
-	h.servers = map[uint16]*http.Server{}
 	defer func() {
+		h.frontends.Close()
 		for _, s := range h.servers {
 			s.Close()
 		}
 	}()
 	for {
-		changed := h.tables.frontends.Changed()
-		failed := h.listen()
+		changed, failed := h.listen()
 		retry := time.Hour
 		if failed {
 			retry = insistEvery
@@ -57,14 +65,19 @@ func (h *healthCheckPorts) Run(ctx context.Context) error {
 	}
 }
 
-// listen opens the ports that are wanted and closes the others. It tells whether
-// one could not be opened.
-func (h *healthCheckPorts) listen() (failed bool) {
-	wanted := map[uint16]bool{}
-	for _, f := range h.tables.frontends.Snapshot().All() {
-		if f.HealthCheck != 0 {
-			wanted[f.HealthCheck] = true
+// listen opens the ports that are wanted and closes the others. It tells when there
+// is more to do, and whether a port could not be opened.
+func (h *healthCheckPorts) listen() (more <-chan struct{}, failed bool) {
+	changes, more := h.frontends.Next()
+	for _, c := range changes {
+		delete(h.wanted, c.Key)
+		if !c.Deleted && c.Row.HealthCheck != 0 {
+			h.wanted[c.Key] = c.Row.HealthCheck
 		}
+	}
+	wanted := map[uint16]bool{}
+	for _, port := range h.wanted {
+		wanted[port] = true
 	}
 	for port, s := range h.servers {
 		if !wanted[port] {
@@ -90,17 +103,14 @@ func (h *healthCheckPorts) listen() (failed bool) {
 			}
 		}()
 	}
-	return failed
+	return more, failed
 }
 
 // answer counts the backends of this node, each once, whatever ports it has.
 func (h *healthCheckPorts) answer(w http.ResponseWriter, port uint16) {
 	var out localEndpoints
 	seen := map[string]bool{}
-	for _, f := range h.tables.frontends.Snapshot().All() {
-		if f.HealthCheck != port {
-			continue
-		}
+	for _, f := range h.tables.frontends.Snapshot().Index("health-check", strconv.Itoa(int(port))) {
 		out.Service.Namespace, out.Service.Name, _ = strings.Cut(f.Service, "/")
 		for _, b := range f.Takers() {
 			if b.State == service.Active {
@@ -108,7 +118,7 @@ func (h *healthCheckPorts) answer(w http.ResponseWriter, port uint16) {
 			}
 		}
 	}
-	out.LocalEndpoints = len(seen)
+	out.LocalEndpoints, out.ServiceProxyHealthy = len(seen), true
 	w.Header().Set("Content-Type", "application/json")
 	if out.LocalEndpoints == 0 {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -22,7 +22,7 @@ func TestHealthCheckPortsSayWhetherTheNodeHasABackend(t *testing.T) {
 	port := uint16(free.Addr().(*net.TCPAddr).Port)
 	free.Close()
 	tables, _, own := newTables()
-	h := &healthCheckPorts{log: slog.New(slog.DiscardHandler), tables: tables, servers: map[uint16]*http.Server{}}
+	h := newHealthCheckPorts(slog.New(slog.DiscardHandler), tables)
 	ask := func() (int, string) {
 		t.Helper()
 		h.listen()
@@ -36,7 +36,7 @@ func TestHealthCheckPortsSayWhetherTheNodeHasABackend(t *testing.T) {
 	}
 	f := service.Frontend{Service: "default/web", Addr: addrs("198.51.100.2")[0], Port: 80, Protocol: 6, Scope: service.External, HealthCheck: port}
 	own.frontends.Upsert(f)
-	if code, body := ask(); code != 503 || body != `{"service":{"namespace":"default","name":"web"},"localEndpoints":0}` {
+	if code, body := ask(); code != 503 || body != `{"service":{"namespace":"default","name":"web"},"localEndpoints":0,"serviceProxyHealthy":true}` {
 		t.Errorf("without backend: %d %s", code, body)
 	}
 	f.Backends = []service.Backend{{Addr: addrs("10.0.0.1")[0], State: service.Active}, {Addr: addrs("10.0.0.2")[0], State: service.Terminating}}

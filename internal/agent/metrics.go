@@ -17,10 +17,12 @@ import (
 // agents know.
 type metrics struct {
 	*metric.Set
-	calls     *metric.Counter   // host, method, return_code
-	events    *metric.Counter   // scope, action, status
-	policies  *metric.Counter   // outcome
-	addresses *metric.Counter   // action, family
+	calls     *metric.Counter // host, method, return_code
+	events    *metric.Counter // scope, action, status
+	policies  *metric.Counter // outcome
+	addresses *metric.Counter // action, family
+	sockets   *metric.Counter // protocol
+	unclosed  *metric.Counter
 	probes    *metric.Histogram // source_cluster, source_node_name, type, protocol, address_type
 }
 
@@ -34,6 +36,8 @@ func newMetrics() *metrics {
 		events:    s.Counter(metricPrefix+"kubernetes_events_total", "Changes of objects that the API server told.", "scope", "action", "status"),
 		policies:  s.Counter(metricPrefix+"policy_change_total", "Steps that changed the policy in the kernel, by outcome.", "outcome"),
 		addresses: s.Counter(metricPrefix+"ipam_events_total", "Addresses given to endpoints and taken back.", "action", "family"),
+		sockets:   s.Counter("stentor_sockets_closed_total", "Sockets closed because the backend of their service is gone.", "protocol"),
+		unclosed:  s.Counter("stentor_sockets_close_failures_total", "Looks for such sockets that failed, at least in part."),
 		probes: s.Histogram(metricPrefix+"node_health_connectivity_latency_seconds", "Time until a node answered a probe.",
 			metric.Buckets(0.0001, 4, 9), // 0.1 ms to 6.5 s
 			"source_cluster", "source_node_name", "type", "protocol", "address_type"),
@@ -48,6 +52,12 @@ func (m *metrics) countCall(host, method string, code int) {
 // countEvent counts one change of an object.
 func (m *metrics) countEvent(kind, action string) {
 	m.events.Inc(kind, action, "success")
+}
+
+// countSockets counts sockets that were closed.
+func (m *metrics) countSockets(c ClosedSockets) {
+	m.sockets.Add(float64(c.UDP), "UDP")
+	m.sockets.Add(float64(c.TCP), "TCP")
 }
 
 // countPolicy counts one step of policy.

@@ -89,6 +89,7 @@ type Datapath interface {
 	SetFrontends(list []service.Frontend) error
 	ChangeFrontends(put []service.Frontend, remove []service.FrontendKey) error
 	NetNSCookie(path string) (uint64, error)
+	CloseStaleSockets(netns []string, tcp bool) (closed ClosedSockets, left bool, err error)
 
 	Events(ctx context.Context, fn func(Event)) error
 	Dump(name string) (headings []string, rows [][]string, err error)

@@ -33,7 +33,7 @@ func (m *endpoints) restore(ctx context.Context) error {
 	adopted := 0
 	for _, s := range saved {
 		e := s.Endpoint
-		if why := m.adopt(ctx, s, kernel[e.ID]); why != "" {
+		if why := m.adopt(s, kernel[e.ID]); why != "" {
 			m.log.Info("endpoint is gone", "endpoint", e.ID, "pod", e.PodKey(), "reason", why)
 			if err := m.discard(ctx, e); err != nil {
 				m.log.Warn("endpoint is not removed", "endpoint", e.ID, "error", err)
@@ -54,17 +54,13 @@ func (m *endpoints) restore(ctx context.Context) error {
 }
 
 // adopt takes one endpoint over, or says why it cannot.
-func (m *endpoints) adopt(ctx context.Context, s savedEndpoint, found EndpointBase) (why string) {
+func (m *endpoints) adopt(s savedEndpoint, found EndpointBase) (why string) {
 	e := s.Endpoint
 	if !s.Attached {
 		return "its ADD was not finished"
 	}
 	if namespaceGone(e.NetNS) {
 		return "its network namespace is gone"
-	}
-	// What else is wrong with the link is not mended by taking it down.
-	if err := m.dp.CheckPodLink(ctx, podLink(e)); err != nil {
-		m.log.Warn("link of endpoint is not as it was made", "endpoint", e.ID, "pod", e.PodKey(), "error", err)
 	}
 	if err := m.reclaim(e); err != nil {
 		return err.Error()
@@ -77,6 +73,30 @@ func (m *endpoints) adopt(ctx context.Context, s savedEndpoint, found EndpointBa
 	e.State, e.Error = endpoint.StateRestoring, ""
 	m.writer.Upsert(e)
 	return ""
+}
+
+// checkLinks tells which links are not as they were made; taking them down would
+// not mend them. It waits for no one, and no one waits for it.
+func (m *endpoints) checkLinks(ctx context.Context) {
+	for _, e := range m.table.Snapshot().All() {
+		if err := m.checkLink(ctx, e); err != nil {
+			m.log.Warn("link of endpoint is not as it was made", "endpoint", e.ID, "pod", e.PodKey(), "error", err)
+		}
+	}
+}
+
+// checkLink checks an endpoint's link unless the endpoint is gone meanwhile.
+func (m *endpoints) checkLink(ctx context.Context, e endpoint.Endpoint) error {
+	unlock, err := m.busy.lock(ctx, e.ContainerID)
+	if err != nil {
+		return nil // the agent ends
+	}
+	defer unlock()
+	now, ok := m.table.Get(fmt.Sprint(e.ID))
+	if !ok || now.Incarnation != e.Incarnation || now.State == endpoint.StateDisconnecting {
+		return nil
+	}
+	return m.dp.CheckPodLink(ctx, podLink(e))
 }
 
 // discard removes an endpoint that is not adopted. Until that worked it keeps its

@@ -64,6 +64,7 @@ var schema = []Key{
 	number("bpf-lb-maglev-table-size", "16381", "Positions of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071.", func(o *Options) *int { return &o.Service.MaglevSize }),
 	text("bpf-lb-maglev-hash-seed", service.DefaultMaglevSeed, "Seed of Maglev tables, the same on all nodes.", func(o *Options) *string { return &o.Service.MaglevSeed }),
 	choice("bpf-lb-mode", "snat", "How connections from outside reach backends of other nodes: with this node's address (snat), with the client's, which they answer themselves (dsr), or TCP with dsr and UDP with snat (hybrid). dsr needs native routing; in a tunnel it is snat.", func(o *Options) *string { return &o.Service.Mode }, "snat", "dsr", "hybrid"),
+	only("bpf-lb-dsr-dispatch", "opt", "How the backend's node learns with dsr what the client asked for: by an IP option.", "opt"),
 	flag("bpf-lb-external-clusterip", "false", "Serve ClusterIPs to clients outside, too.", func(o *Options) *bool { return &o.Service.ExternalClusterIP }),
 	flag("bpf-lb-source-range-all-types", "false", "loadBalancerSourceRanges limit NodePorts, too.", func(o *Options) *bool { return &o.Service.RangesForAll }),
 	choice("service-no-backend-response", "reject", "What connections to a service without backends get: an answer (reject) or nothing (drop).", func(o *Options) *string { return &o.Service.NoBackend }, "reject", "drop"),

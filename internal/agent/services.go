@@ -54,6 +54,7 @@ func (b *balancer) Run(ctx context.Context) error {
 	defer services.Close()
 	defer slicesSeen.Close()
 	defer pods.Close()
+	of := owners{}
 	for {
 		place := watch(t.nodes, t.hostAddresses)
 		dirty := map[string]bool{}
@@ -63,7 +64,7 @@ func (b *balancer) Run(ctx context.Context) error {
 		}
 		changedSlices, slicesChanged := slicesSeen.Next()
 		for _, c := range changedSlices {
-			dirty[c.Row.Namespace+"/"+c.Row.Service] = true
+			of.touch(c, dirty)
 		}
 		changedPods, podsChanged := pods.Next()
 		for _, c := range changedPods {

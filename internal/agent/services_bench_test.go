@@ -28,18 +28,24 @@ func clusterOf(raw RawWriters, from, to int) {
 	}
 }
 
+// noKernel takes frontends and does nothing.
+type noKernel struct{ Datapath }
+
+func (noKernel) SetFrontends([]service.Frontend) error                           { return nil }
+func (noKernel) ChangeFrontends([]service.Frontend, []service.FrontendKey) error { return nil }
+
 // newTestBalancer has a datapath that does nothing.
-func newTestBalancer(tb testing.TB) (*balancer, RawWriters) {
+func newTestBalancer() (*balancer, RawWriters) {
 	tables, raw, own := newTables()
 	return &balancer{log: slog.New(slog.NewTextHandler(io.Discard, nil)), opts: Options{IPv4: true, Service: ServiceOptions{AllKinds: true}}, tables: tables,
-		frontends: own.frontends, backends: own.backends, checks: newChecks(own.checks), dp: newFakeKernel(tb), balance: service.NewBalance()}, raw
+		frontends: own.frontends, backends: own.backends, checks: newChecks(own.checks), dp: noKernel{}, balance: service.NewBalance()}, raw
 }
 
 // BenchmarkTenThousandServices is what deriving them costs when they come at once.
 func BenchmarkTenThousandServices(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
-		x, raw := newTestBalancer(b)
+		x, raw := newTestBalancer()
 		clusterOf(raw, 0, 10_000)
 		dirty := map[string]bool{}
 		for key := range x.tables.services.Snapshot().All() {
@@ -54,7 +60,7 @@ func BenchmarkTenThousandServices(b *testing.B) {
 
 // BenchmarkOneServiceOfThirtyThousand is what a change of one costs.
 func BenchmarkOneServiceOfThirtyThousand(b *testing.B) {
-	x, raw := newTestBalancer(b)
+	x, raw := newTestBalancer()
 	clusterOf(raw, 0, 30_000)
 	if err := x.step(map[string]bool{}); err != nil {
 		b.Fatal(err)

@@ -103,3 +103,27 @@ func TestTheTableNamesTheVerdictOfEveryBar(t *testing.T) {
 		t.Errorf("page without what failed:\n%s", page.String())
 	}
 }
+
+func TestACurveIsATableOfItsOwn(t *testing.T) {
+	point := func(name string, at int, v float64) Row {
+		r := Single(name, "us", v)
+		r.Part, r.Curve, r.At = "services", "CRR", at
+		return r
+	}
+	bar := Single("ratio", "x", 1).Below(1.03)
+	bar.Part = "services"
+	rows := []Row{bar, point("ours", 10, 20), point("ours", 30000, 21), point("theirs", 10, 30), point("theirs", 30000, 300)}
+	var page, sheet strings.Builder
+	Markdown(&page, rows)
+	for _, want := range []string{"| **1.000 x** |", "### CRR, us\n\n| | ours | theirs |\n|---|---|---|\n| 10 | 20.0 | 30.0 |\n| 30000 | 21.0 | 300 |\n"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page lacks %q:\n%s", want, page.String())
+		}
+	}
+	if err := CSV(&sheet, rows); err != nil {
+		t.Fatal(err)
+	}
+	if want := "services,CRR,theirs,30000,300,300,300,us,,\n"; !strings.HasSuffix(sheet.String(), want) {
+		t.Errorf("the sheet ends with %q, want %q", sheet.String(), want)
+	}
+}

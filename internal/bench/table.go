@@ -83,7 +83,7 @@ func (r Row) String() string {
 	if r.Failed != "" {
 		return r.Name + ": " + string(Failed) + ": " + r.Failed
 	}
-	s := r.Name + ": " + r.number(r.Value) + " " + r.Unit
+	s := r.label() + ": " + r.number(r.Value) + " " + r.Unit
 	if r.Curve != "" {
 		s = r.Curve + " at " + strconv.Itoa(r.At) + ", " + s
 	}
@@ -94,6 +94,14 @@ func (r Row) String() string {
 		s += fmt.Sprintf(", bar %s: %s", r.bar(), r.Verdict())
 	}
 	return s
+}
+
+// label is the name with the place on the curve, if it is on one.
+func (r Row) label() string {
+	if r.Curve == "" {
+		return r.Name
+	}
+	return r.Curve + " at " + strconv.Itoa(r.At) + ", " + r.Name
 }
 
 // number has as many digits as mean something.
@@ -137,7 +145,7 @@ func Print(w io.Writer, rows []Row) {
 			fmt.Fprintf(tw, "%s\t\t\t\t\t%s\t%s\n", r.Name, Failed, r.Failed)
 			continue
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.number(r.Value), r.Unit, r.interval("-"), r.bar(), r.Verdict(), r.How)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.label(), r.number(r.Value), r.Unit, r.interval("-"), r.bar(), r.Verdict(), r.How)
 	}
 	tw.Flush()
 }

@@ -75,10 +75,9 @@ func (d *Datapath) start(ctx context.Context, cfg Config) error {
 	if err := d.apply(ctx, cfg); err != nil {
 		return err
 	}
-	err = d.tellForeign()
 	devices := d.links.Devices()
 	d.log.Info("datapath started", "uplinks", names(devices.Uplinks), "mtu", devices.MTU, "tunnel", cfg.Tunnel, "kernel", load.Release())
-	return err
+	return nil
 }
 
 // UpdateConfig carries out a changed configuration without interrupting traffic:
@@ -154,8 +153,13 @@ func (d *Datapath) load(ctx context.Context, cfg Config, links *link.Node) (*loa
 
 // adopt replaces the programs of the pods that run.
 func (d *Datapath) adopt() {
+	pods, err := d.links.Pods()
+	if err != nil {
+		d.log.Warn("endpoints not adopted", "error", err) // Repair does it
+		return
+	}
 	for _, e := range d.tables.Endpoints() {
-		if !d.links.IsPod(e.IfIndex) {
+		if !pods[e.IfIndex] {
 			// The pod has gone while no agent ran; its DEL removes the row.
 			d.log.Warn("endpoint without interface", "endpoint", e.ID)
 			continue

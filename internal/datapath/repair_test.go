@@ -27,6 +27,7 @@ func TestWhatOthersBreakIsPutRight(t *testing.T) {
 			echo(t, p.Namespace)
 		}
 		n := c.nodes[0]
+		said := n.logOf()
 		for _, breaking := range []string{
 			"tc qdisc del dev eth0 clsact",
 			"tc qdisc del dev " + a.link.HostIfName + " clsact",
@@ -37,17 +38,36 @@ func TestWhatOthersBreakIsPutRight(t *testing.T) {
 			"ip link del stentor_host",
 			"sysctl -qw net.ipv4.ip_forward=0",
 		} {
+			said.Reset()
 			n.Run(t, breaking)
 			n.repair()
+			if told := strings.Contains(said.String(), "level=WARN"); told != strings.HasPrefix(breaking, "tc ") {
+				t.Errorf("%s: the log says %s", breaking, said)
+			}
+			n.hasPrograms(t, breaking, "eth0", a.link.HostIfName)
 			c.reaches(t, a.Namespace, append(b.addrs(), far.addrs()...)...)
 			c.reaches(t, far.Namespace, a.addrs()...)
 		}
 		if c.tunnel {
 			n.Run(t, "ip link del stentor_vxlan")
 			n.repair()
+			n.hasPrograms(t, "without its device", "stentor_vxlan")
 			c.reaches(t, a.Namespace, far.addrs()...)
 		}
 	})
+}
+
+// hasPrograms wants ours on both hooks of devices: packets find a way without them,
+// past policy.
+func (n *node) hasPrograms(t *testing.T, what string, devices ...string) {
+	t.Helper()
+	for _, d := range devices {
+		for _, hook := range []string{"ingress", "egress"} {
+			if out, err := n.Output("tc filter show dev " + d + " " + hook); err != nil || !strings.Contains(out, "stentor_") {
+				t.Errorf("%s: no program of ours on %s of %s: %v %s", what, hook, d, err, out)
+			}
+		}
+	}
 }
 
 func TestARepairOfWhatIsRightChangesNothing(t *testing.T) {

@@ -15,6 +15,7 @@ const (
 	settleEvery = 100 * time.Millisecond
 	sweepEvery  = 10 * time.Second
 	watchEvery  = 10 * time.Second
+	firstWatch  = time.Second // when the start is over
 )
 
 // Run keeps house until ctx ends: generations are bumped once more after a grace
@@ -22,7 +23,7 @@ const (
 // has changed put right: programs, routes, addresses, sysctls, a replaced
 // uplink. It must be called in the network namespace of Start.
 func (d *Datapath) Run(ctx context.Context) error {
-	settle, sweep, watch := time.NewTicker(settleEvery), time.NewTicker(sweepEvery), time.NewTicker(watchEvery)
+	settle, sweep, watch := time.NewTicker(settleEvery), time.NewTicker(sweepEvery), time.NewTimer(firstWatch)
 	defer settle.Stop()
 	defer sweep.Stop()
 	defer watch.Stop()
@@ -43,6 +44,7 @@ func (d *Datapath) Run(ctx context.Context) error {
 			if err := d.Repair(ctx); err != nil {
 				d.log.Warn("datapath not repaired", "error", err)
 			}
+			watch.Reset(watchEvery)
 		}
 	}
 }
@@ -106,8 +108,12 @@ func (d *Datapath) reattach() error {
 			return err
 		}
 	}
+	pods, err := d.links.Pods()
+	if err != nil {
+		return err
+	}
 	for _, e := range d.tables.Endpoints() {
-		if !d.links.IsPod(e.IfIndex) {
+		if !pods[e.IfIndex] {
 			continue
 		}
 		lost, err := d.programs.Lost(e.IfIndex)
@@ -121,15 +127,15 @@ func (d *Datapath) reattach() error {
 			}
 		}
 	}
-	return d.tellForeign()
+	return d.tellForeign(pods)
 }
 
 // tellForeign tells once of each program of somebody else on our hooks. What
 // comes before ours keeps packets from policy: whether it may is for a person to say.
-func (d *Datapath) tellForeign() error {
+func (d *Datapath) tellForeign(pods map[int]bool) error {
 	devices := d.programs.NodeDevices()
 	for _, e := range d.tables.Endpoints() {
-		if d.links.IsPod(e.IfIndex) {
+		if pods[e.IfIndex] {
 			devices = append(devices, e.IfIndex)
 		}
 	}

@@ -5,6 +5,7 @@ package k8s
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -23,7 +24,11 @@ func ReflectMachine(ctx context.Context, c *Client, name string, w *table.Writer
 	}.run(ctx, c, w)
 }
 
+// taintGoing is on nodes that the cluster autoscaler takes away.
+const taintGoing = "ToBeDeletedByClusterAutoscaler"
+
 // MachineRow converts a Node. Heartbeats and conditions leave it as it is.
 func MachineRow(o *corev1.Node) node.Machine {
-	return node.Machine{Name: o.Name, Says: fmt.Sprint(o.Labels, o.Status.Addresses, o.Spec.PodCIDRs, o.Status.NodeInfo.BootID)}
+	leaving := o.DeletionTimestamp != nil || slices.ContainsFunc(o.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taintGoing })
+	return node.Machine{Name: o.Name, Leaving: leaving, Says: fmt.Sprint(o.Labels, o.Status.Addresses, o.Spec.PodCIDRs, o.Status.NodeInfo.BootID)}
 }

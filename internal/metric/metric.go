@@ -38,7 +38,10 @@ func (s *Set) Counter(name, help string, labels ...string) *Counter {
 	return c
 }
 
-// Inc adds one. Values are those of the labels, in their order.
+// Add adds n, which is not negative. Values are those of the labels, in their order.
+func (c *Counter) Add(n float64, values ...string) { c.vec.WithLabelValues(values...).Add(n) }
+
+// Inc adds one.
 func (c *Counter) Inc(values ...string) { c.vec.WithLabelValues(values...).Inc() }
 
 // Histogram counts observations by their size.

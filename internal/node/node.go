@@ -53,8 +53,9 @@ func (n Node) Addresses() []netip.Addr {
 // Machine is the Node object of this agent's own node: a row of the raw table
 // `machine`. It tells only that something in it changed that counts.
 type Machine struct {
-	Name string
-	Says string // equal as long as labels, addresses, ranges and boot are
+	Name    string
+	Says    string // equal as long as labels, addresses, ranges and boot are
+	Leaving bool   // it is being deleted, or taken away by an autoscaler
 }
 
 // NewMachineTable makes the raw table `machine`.

@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stentor-net/stentor/internal/metric"
 )
@@ -35,6 +38,11 @@ var (
 	descLeader     = metric.Gauge(metricPrefix+"leader", "1 if this replica does the work.")
 	descIdentities = metric.Gauge(metricPrefix+"identity_gc_entries", "Identities by whether an endpoint has them.", "status")
 	descNodes      = metric.Gauge(metricPrefix+"ipam_nodes", "Nodes by whether they have pod ranges.", "category")
+	descPoolFree   = metric.Gauge(metricPrefix+"lbipam_ips_available", "Addresses of a pool that no load balancer has.", "pool")
+	descPoolUsed   = metric.Gauge(metricPrefix+"lbipam_ips_used", "Addresses of a pool that a load balancer has.", "pool")
+	descConflicts  = metric.Gauge(metricPrefix+"lbipam_conflicting_pools", "Pools that give out no address because they overlap, or cannot be read.")
+	descBalanced   = metric.Gauge(metricPrefix+"lbipam_services_matching", "Load balancers that get addresses from pools.")
+	descUnserved   = metric.Gauge(metricPrefix+"lbipam_services_unsatisfied", "Load balancers that lack an address.")
 	descEndpoints  = metric.Gauge(metricPrefix+"endpoints", "Endpoints of the cluster.")
 )
 
@@ -47,7 +55,8 @@ func newMetrics(version string) *metrics {
 		removed: s.Counter(metricPrefix+"gc_removed_total", "Objects that nobody used and that were removed.", "kind"),
 		runs:    s.Counter(metricPrefix+"identity_gc_runs_total", "Looks for identities that nobody uses.", "outcome"),
 	}
-	s.Census([]*metric.Desc{descVersion, descLeader, descIdentities, descNodes, descEndpoints}, func(tell metric.Tell) error {
+	s.Census([]*metric.Desc{descVersion, descLeader, descIdentities, descNodes, descEndpoints,
+		descPoolFree, descPoolUsed, descConflicts, descBalanced, descUnserved}, func(tell metric.Tell) error {
 		tell(descVersion, 1, version)
 		leads := 0.0
 		if m.leader.Load() {
@@ -56,6 +65,7 @@ func newMetrics(version string) *metrics {
 		tell(descLeader, leads)
 		if v := m.view.Load(); v != nil {
 			v.count(tell)
+			v.countPools(tell)
 		}
 		return nil
 	})
@@ -96,6 +106,32 @@ func (v *view) count(tell metric.Tell) {
 	}
 	tell(descNodes, float64(with), "with-ranges")
 	tell(descNodes, float64(without), "without-ranges")
+}
+
+// countPools tells what became of pools and load balancers.
+func (v *view) countPools(tell metric.Tell) {
+	out := v.pooled.Load()
+	if out == nil {
+		return
+	}
+	conflicts, unserved := 0, 0
+	for name, s := range out.Pools {
+		free, _ := new(big.Float).SetInt(s.Available).Float64()
+		used, _ := new(big.Float).SetInt(s.Used).Float64()
+		tell(descPoolFree, free, name)
+		tell(descPoolUsed, used, name)
+		if s.Conflict != "" {
+			conflicts++
+		}
+	}
+	for _, s := range out.Services {
+		if s.Condition.Status == metav1.ConditionFalse {
+			unserved++
+		}
+	}
+	tell(descConflicts, float64(conflicts))
+	tell(descBalanced, float64(len(out.Services)))
+	tell(descUnserved, float64(unserved))
 }
 
 // serveMetrics answers Prometheus until ctx ends.

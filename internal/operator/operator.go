@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/stentor-net/stentor/internal/ipam"
+	"github.com/stentor-net/stentor/internal/ipam/lbipam"
 	"github.com/stentor-net/stentor/internal/k8s"
 )
 
@@ -70,6 +71,13 @@ type Options struct {
 	// ClusterPolicies says that agents carry out ClusterNetworkPolicies, whose
 	// status is then written, too. [enable-k8s-cluster-network-policy]
 	ClusterPolicies bool
+
+	// LoadBalancers gives addresses of CiliumLoadBalancerIPPools to Services.
+	// [enable-lb-ipam]
+	LoadBalancers bool
+	// LoadBalancerDefault gives them to Services without loadBalancerClass, too.
+	// [default-lb-service-ipam]
+	LoadBalancerDefault bool
 
 	// HealthAddress serves /healthz and /readyz. Optional: 127.0.0.1:9234; "-"
 	// turns it off. [operator-api-serve-addr]
@@ -191,6 +199,10 @@ func (op *operator) lead(ctx context.Context, pool *ipam.ClusterPool) error {
 		func(ctx context.Context) error { return view.reflect(ctx, op.client) },
 	}
 	work = append(work, func(ctx context.Context) error { return newPolicyWriter(op, view).run(ctx) })
+	if op.LoadBalancers {
+		l := &loadBalancers{client: op.client, view: view, log: op.Log, options: lbipam.Options{Default: op.LoadBalancerDefault}, written: map[string]*written{}}
+		work = append(work, func(ctx context.Context) error { return view.reflectLoadBalancers(ctx, op.client) }, l.run)
+	}
 	if pool != nil {
 		r := &ranges{client: op.client, pool: pool, log: op.Log, given: map[string]*gift{}}
 		work = append(work, func(ctx context.Context) error { return r.run(ctx, view.nodes) })

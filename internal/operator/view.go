@@ -6,11 +6,13 @@ import (
 	"context"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/ipam/lbipam"
 	"github.com/stentor-net/stentor/internal/k8s"
 	"github.com/stentor-net/stentor/internal/policy"
 	"github.com/stentor-net/stentor/internal/table"
@@ -65,6 +67,8 @@ type view struct {
 	kubeNodes  *table.Table[kubeNodeRow]
 	policies   *table.Table[policy.Object]
 	reports    *table.Table[k8s.NodeReport]
+	pools      *table.Table[lbipam.Pool]
+	balanced   *table.Table[lbipam.Service] // those of type LoadBalancer
 
 	nodeWriter     *table.Writer[nodeRow]
 	identityWriter *table.Writer[identityRow]
@@ -73,6 +77,10 @@ type view struct {
 	kubeNodeWriter *table.Writer[kubeNodeRow]
 	policyWriter   *table.Writer[policy.Object]
 	reportWriter   *table.Writer[k8s.NodeReport]
+	poolWriter     *table.Writer[lbipam.Pool]
+	balancedWriter *table.Writer[lbipam.Service]
+
+	pooled atomic.Pointer[lbipam.Outcome] // what became of pools and Services; nil: nothing yet
 }
 
 func newView() *view {
@@ -84,6 +92,8 @@ func newView() *view {
 	v.kubeNodes, v.kubeNodeWriter = newTable("nodes", kubeNodeKey)
 	v.policies, v.policyWriter = policy.NewTable()
 	v.reports, v.reportWriter = newTable("policyreports", reportKey)
+	v.pools, v.poolWriter = newTable("pools", func(p lbipam.Pool) string { return p.Name })
+	v.balanced, v.balancedWriter = newTable("loadbalancers", func(s lbipam.Service) string { return s.ObjectKey() })
 	return v
 }
 
@@ -116,6 +126,24 @@ func (v *view) reflect(ctx context.Context, c *k8s.Client) error {
 		func(ctx context.Context) error { return k8s.ReflectReports(ctx, c, v.reportWriter) },
 		func(ctx context.Context) error {
 			return k8s.Reflect(ctx, c, k8s.Nodes, k8s.Mapping[*corev1.Node, kubeNodeRow]{Row: kubeNodeFrom, Key: kubeNodeKey}, v.kubeNodeWriter)
+		},
+	)
+}
+
+// reflectLoadBalancers keeps the tables of pools and of Services that have, or
+// had, to do with load balancers.
+func (v *view) reflectLoadBalancers(ctx context.Context, c *k8s.Client) error {
+	return together(ctx,
+		func(ctx context.Context) error {
+			return k8s.Reflect(ctx, c, k8s.LoadBalancerIPPools, k8s.Mapping[*ciliumv2.CiliumLoadBalancerIPPool, lbipam.Pool]{
+				Row: func(o *ciliumv2.CiliumLoadBalancerIPPool) (lbipam.Pool, bool) { return lbipam.ReadPool(o), true },
+				Key: func(p lbipam.Pool) string { return p.Name },
+			}, v.poolWriter)
+		},
+		func(ctx context.Context) error {
+			return k8s.Reflect(ctx, c, k8s.Services, k8s.Mapping[*corev1.Service, lbipam.Service]{
+				Row: lbipam.ReadService, Key: func(s lbipam.Service) string { return s.ObjectKey() },
+			}, v.balancedWriter)
 		},
 	)
 }

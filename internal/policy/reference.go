@@ -72,10 +72,13 @@ func (r *References) Same(other *References) bool {
 	groups := slices.EqualFunc(r.groups, other.groups, func(a, b Group) bool {
 		return a.Name == b.Name && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.CIDRs, b.CIDRs)
 	})
-	return groups && slices.EqualFunc(r.services, other.services, func(a, b Service) bool {
-		return a.Namespace == b.Namespace && a.Name == b.Name && maps.Equal(a.Labels, b.Labels) &&
-			maps.Equal(a.Selector, b.Selector) && slices.Equal(a.Backends, b.Backends)
-	})
+	return groups && slices.EqualFunc(r.services, other.services, Service.Same)
+}
+
+// Same tells whether both have the same content.
+func (s Service) Same(other Service) bool {
+	return s.Namespace == other.Namespace && s.Name == other.Name && maps.Equal(s.Labels, other.Labels) &&
+		maps.Equal(s.Selector, other.Selector) && slices.Equal(s.Backends, other.Backends)
 }
 
 // labels are those by which selectors see what is in the group.

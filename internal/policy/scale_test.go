@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	ciliumv2 "github.com/stentor-net/stentor/api/cilium/v2"
+	"github.com/stentor-net/stentor/internal/abi"
 	"github.com/stentor-net/stentor/internal/identity"
 	"github.com/stentor-net/stentor/internal/label"
 )
@@ -369,14 +370,14 @@ func kernelRows(s *State) int {
 // of peers, and the rows of the tries and hashes with the kernel's own overhead.
 func kernelBytes(e *Engine) int {
 	const (
-		bank    = 1024 * SlotsMax * 2
+		bank    = abi.ClassBank * SlotsMax * 2
 		setNode = 64 // a trie node with its key of 12 and value of 8 bytes, from a slab
 		ipNode  = 96 // the same for ipcache: key 20, value 32
 		hashRow = 64 // identity_peer: bucket entry, key and value of 4 bytes
 	)
 	banks := map[uint32]bool{}
 	for n := range e.state.Classes {
-		banks[n/1024] = true
+		banks[n/abi.ClassBank] = true
 	}
 	return len(banks)*bank + PeersMax*4 + 2*e.sets.rows*setNode + 2*len(e.state.Addresses)*ipNode + len(e.state.IdentityPeer)*hashRow
 }
@@ -458,6 +459,6 @@ const scaleText = `Written by ` + "`make bench-policy`" + `. The raw rows are in
 
 A seeded cluster of up to 500 namespaces and 100 apps, each pod with labels that matter to nobody. Half of the identities are pods, half are prefixes of policies. Of the policies 40 % speak of an app, 30 % of a namespace and a team, 20 % have a NotIn or an Exists, 10 % share the prefixes. Each selects endpoints of this node.
 
-Times are CPU times of Engine.Apply and end where the steps are ready for the kernel; the garbage collector works beside it. They are medians of 200 (identities) or 30 (policies); compile, CIDRs and the wide selector are single runs. Kernel memory is computed from the rows: banks of 1 MiB for 1,024 classes, 512 KiB for peers, and what a row takes in a trie (twice: the inner node) or a hash. RSS is what the engine adds to the process after a garbage collection, the input included only where the engine keeps it.
+Times are CPU times of Engine.Apply and end where the steps are ready for the kernel; the garbage collector works beside it. They are medians of 200 (identities) or 30 (policies); compile, CIDRs and the wide selector are single runs. Kernel memory is computed from the rows: banks of 256 KiB for 256 classes, 512 KiB for peers, and what a row takes in a trie (twice: the inner node) or a hash. RSS is what the engine adds to the process after a garbage collection, the input included only where the engine keeps it.
 
 identity: a pod with the labels of another and one label more; stores are steps for the kernel. new class: labels that nobody has together. label change: an address of another node gets another identity. policy: mixed as above, 20 prefixes in those that have any. wide selector: a policy whose pod selector holds every pod, and whose ipBlock 16,384 of them.`

@@ -36,6 +36,7 @@ func Of(s Service, all table.Snapshot[Slice], at Place) Derived {
 		}
 		d.several("EndpointSlice "+slice.Name+": left out: ", slice.Problems)
 	}
+	d.unknown()
 	served := d.selected()
 	for _, p := range s.Ports {
 		list, shared := candidates(s, p, all)
@@ -87,6 +88,20 @@ func (d *deriver) selected() bool {
 		return d.at.Labels[AnnotationNode] == want
 	}
 	return true
+}
+
+// unknown tells of annotations that are not carried out as they stand.
+func (d *deriver) unknown() {
+	if v := d.service.Annotations[AnnotationDelegation]; v != "" && v != "none" {
+		d.problem("annotation %s: %q is not carried out: packets for this node's own backends are translated as all others", AnnotationDelegation, v)
+	}
+	if text, ok := d.service.Annotations[AnnotationType]; ok {
+		for _, one := range strings.Split(text, ",") {
+			if kind := Kind(strings.TrimSpace(one)); !slices.Contains([]Kind{ClusterIP, NodePort, LoadBalancer, ExternalIP}, kind) {
+				d.problem("annotation %s: %q is none of ClusterIP, NodePort, LoadBalancer, ExternalIP", AnnotationType, kind)
+			}
+		}
+	}
 }
 
 // exposed tells whether the Service's annotation leaves a kind.
@@ -150,8 +165,10 @@ func (d *deriver) port(p Port, list []candidate) {
 				both(NodePort, a, p.NodePort)
 			}
 		}
+		// With policy Local another node's address is left to that node, which knows
+		// its own backends; the row is for the loopback, and so that nobody binds the port.
 		for _, a := range d.unspecified() {
-			add(NodePort, a, p.NodePort, Internal, choice{list: everywhere})
+			add(NodePort, a, p.NodePort, Internal, choice{list: everywhere, local: s.ExternalLocal})
 		}
 	}
 }
@@ -278,7 +295,8 @@ func (d *deriver) external(f *Frontend) {
 	default:
 		d.once("annotation %s: %q is neither random nor maglev; %s is used", AnnotationAlgorithm, v, f.Algorithm)
 	}
-	if f.Kind == LoadBalancer && s.ExternalLocal {
+	// Load balancers ask before they are given an address, too.
+	if (f.Kind == LoadBalancer || f.Kind == NodePort) && s.ExternalLocal && s.Type == string(LoadBalancer) {
 		f.HealthCheck = s.HealthCheckPort
 	}
 	if f.Kind == LoadBalancer || f.Kind == ExternalIP || d.at.RangesForAll && f.Kind != ClusterIP {

@@ -171,9 +171,17 @@ func (f Frontend) Key() string {
 // NewFrontendTable makes the table `frontends`.
 func NewFrontendTable() (*table.Table[Frontend], *table.Writer[Frontend]) {
 	return table.New(table.Options[Frontend]{
-		Name:    "frontends",
-		Key:     Frontend.Key,
-		Indexes: map[string]func(Frontend) []string{"service": func(f Frontend) []string { return []string{f.Service} }},
+		Name: "frontends",
+		Key:  Frontend.Key,
+		Indexes: map[string]func(Frontend) []string{
+			"service": func(f Frontend) []string { return []string{f.Service} },
+			"health-check": func(f Frontend) []string {
+				if f.HealthCheck == 0 {
+					return nil
+				}
+				return []string{strconv.Itoa(int(f.HealthCheck))}
+			},
+		},
 		Columns: []table.Column[Frontend]{
 			{Name: "FRONTEND", Value: Frontend.Key},
 			{Name: "TYPE", Value: func(f Frontend) string { return string(f.Kind) }},

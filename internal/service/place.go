@@ -22,7 +22,8 @@ const (
 	AnnotationForwarding   = "service.cilium.io/forwarding-mode"
 	AnnotationAlgorithm    = "service.cilium.io/lb-algorithm"
 	AnnotationRanges       = "service.cilium.io/src-ranges-policy"
-	AnnotationWeight       = "service.cilium.io/weight" // of EndpointSlices
+	AnnotationDelegation   = "service.cilium.io/proxy-delegation" // told that it is not
+	AnnotationWeight       = "service.cilium.io/weight"           // of EndpointSlices
 	annotationTopology     = "service.kubernetes.io/topology-mode"
 	annotationHints        = "service.kubernetes.io/topology-aware-hints"
 

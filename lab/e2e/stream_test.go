@@ -46,14 +46,17 @@ func (s *setup) start(at from, command ...string) *job {
 }
 
 // end interrupts the command and returns what it printed.
-func (j *job) end() string {
+func (j *job) end() string { return j.endAfter(10 * time.Second) }
+
+// endAfter does so with a command that may take its time.
+func (j *job) endAfter(limit time.Duration) string {
 	j.s.t.Helper()
 	// It may have ended by itself.
 	_, _, _ = j.s.kube.Exec(context.Background(), j.ns, j.pod, "bash", "-c", `kill -INT $(cat "$0"); rm "$0"`, j.pidfile)
 	select {
 	case out := <-j.done:
 		return out
-	case <-time.After(10 * time.Second):
+	case <-time.After(limit):
 		j.s.t.Errorf("%s does not end", strings.Join(j.command, " "))
 		return ""
 	}

@@ -46,12 +46,14 @@ type setup struct {
 
 func TestTunnel(t *testing.T) {
 	s := bringUp(t, "tunnel", "--routing-mode", "tunnel", "--set", "prometheus.enabled=true", "--set", "operator.prometheus.enabled=true",
-		"--set", "k8sClusterNetworkPolicy.enabled=true", "--set", "nodeSelectorLabels=true")
+		"--set", "k8sClusterNetworkPolicy.enabled=true", "--set", "nodeSelectorLabels=true", "--set", "localRedirectPolicies.enabled=true")
 	s.story(t, "demo", (*setup).demo)
 	s.story(t, "columns", (*setup).columns)
 	s.story(t, "restore", (*setup).restore)
 	s.story(t, "connectivity", (*setup).connectivity)
 	s.story(t, "services", (*setup).services)
+	s.story(t, "node-local-dns", (*setup).nodeLocalDNS)
+	s.story(t, "load-balancers", (*setup).loadBalancers)
 	s.story(t, "client-addresses", func(s *setup) { s.clientAddresses(false) })
 	s.story(t, "unused-address", (*setup).unusedAddress)
 	s.story(t, "label-change", (*setup).labelChange)
@@ -97,6 +99,16 @@ func TestIPv6Only(t *testing.T) {
 	s.story(t, "restore", (*setup).restore)
 	s.story(t, "connectivity", (*setup).connectivity)
 	s.story(t, "default-deny", (*setup).defaultDeny)
+}
+
+// TestHostNamespaceOnly has a lab as meshes want it: sockets of pods are left alone.
+func TestHostNamespaceOnly(t *testing.T) {
+	s := bringUp(t, "mesh", "--set", "socketLB.hostNamespaceOnly=true")
+	s.story(t, "services", (*setup).services)
+	s.story(t, "on-the-wire", (*setup).onTheWire)
+	s.story(t, "affinity", (*setup).affinity)
+	s.story(t, "dns", (*setup).dns)
+	s.story(t, "no-rules", (*setup).noRules)
 }
 
 // TestIPv4Only has a lab where a node has so few addresses that they come back

@@ -80,11 +80,19 @@ func operatorOptions(f *command.Factory, dir string, flags map[string]string) (o
 		IdentityTimeout:    s.duration("identity-heartbeat-timeout"),
 		EndpointGCInterval: s.duration("cilium-endpoint-gc-interval"),
 		ClusterPolicies:    s.flag("enable-k8s-cluster-network-policy", false),
+		LoadBalancers:      s.flag("enable-lb-ipam", true),
 		RemoveTaint:        s.flag("remove-cilium-node-taints", false),
 		HealthAddress:      s.text("operator-api-serve-addr"),
 		MetricsAddress:     s.text("operator-prometheus-serve-addr"),
 		Version:            f.Version,
 		Log:                logger(f.Streams, s.flag("debug", false)),
+	}
+	switch v := s.text("default-lb-service-ipam"); v {
+	case "", "lbipam":
+		o.LoadBalancerDefault = true
+	case "none":
+	default:
+		s.fail("default-lb-service-ipam", "not one of lbipam, none")
 	}
 	if s.flag("enable-ipv4", true) {
 		o.PodRanges.IPv4 = s.prefixes("cluster-pool-ipv4-cidr", "10.0.0.0/8")

@@ -49,6 +49,7 @@ func TestTheOperatorReadsTheClustersConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := operator.Options{Namespace: "kube-system", Identity: "stentor-operator-1", IPAM: "cluster-pool", IdentityGCInterval: time.Minute, EndpointGCInterval: -1}
+	want.LoadBalancers, want.LoadBalancerDefault = true, true
 	want.Version, want.Kubernetes.UserAgent = "v1", "stentor-operator/v1"
 	want.PodRanges.IPv4 = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("10.245.0.0/16")}
 	want.PodRanges.IPv4Mask = 25

@@ -25,14 +25,19 @@ func NetNSCookie() (uint64, error) {
 
 // NetNSCookieOf is that of the network namespace at a path.
 func NetNSCookieOf(path string) (cookie uint64, err error) {
-	ns, err := openNS(path)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-	err = inside(ns, func() (err error) {
+	err = InNetNS(path, func() (err error) {
 		cookie, err = NetNSCookie()
 		return err
 	})
 	return cookie, err
+}
+
+// InNetNS runs f on a thread of the network namespace at a path.
+func InNetNS(path string, f func() error) error {
+	ns, err := openNS(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return inside(ns, f)
 }

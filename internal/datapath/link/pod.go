@@ -284,11 +284,20 @@ func (p *Pod) addresses() (out []netip.Addr) {
 	return out
 }
 
-// IsPod tells whether a device number is that of a pod's veth of ours: numbers
-// come back, and a row may name one that belongs to someone else by now.
-func (n *Node) IsPod(index int) bool {
-	l, err := n.nl.LinkByIndex(index)
-	return err == nil && strings.HasPrefix(l.Attrs().Name, PodPrefix)
+// Pods are the numbers of the devices that are pods' veths of ours: numbers come
+// back, and a row may name one that belongs to someone else by now.
+func (n *Node) Pods() (map[int]bool, error) {
+	list, err := again(n.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	out := map[int]bool{}
+	for _, l := range list {
+		if a := l.Attrs(); strings.HasPrefix(a.Name, PodPrefix) {
+			out[a.Index] = true
+		}
+	}
+	return out, nil
 }
 
 // CheckPod tells what of a pod's interface is missing; nil if all is there.

@@ -19,6 +19,7 @@ func TestMarkedPacketsAreLocalWhileThereIsAProxy(t *testing.T) {
 		}
 		return strings.Join(all, "")
 	}
+	holds(t, n.Namespace, "sysctl net.ipv4.conf.stentor_host.accept_local", "= 1")
 	right := look()
 	if strings.Count(right, "fwmark 0x57e10002 lookup 2004") != 2 || strings.Count(right, "local default dev lo") != 2 {
 		t.Fatalf("rules and routes:\n%s", right)

@@ -115,7 +115,7 @@ func (a *Asker) Publish(l Listeners) error {
 	return nil
 }
 
-// Published are the ports that the programs know.
+// Published is what the last Publish said, by this process or another.
 func (a *Asker) Published() (Listeners, error) {
 	var p abi.ProxyPorts
 	if err := a.port.Lookup(uint32(0), &p); err != nil {

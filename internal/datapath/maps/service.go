@@ -41,6 +41,7 @@ type services struct {
 	found    map[[32]byte]*piece // Maglev tables from before the start, by content
 	backends *backendRows
 	resting  rest
+	stale    map[Translation]int // rounds in which sockets are still looked for
 }
 
 // front is a frontend as the kernel has it.
@@ -74,7 +75,7 @@ func (r *rest) empty() bool {
 
 func (s *Set) newServices() (*services, error) {
 	v := &services{maps: s.Map, grace: Grace, how: maglevOptions{service.DefaultMaglevSize, service.MaglevSeed(service.DefaultMaglevSeed)},
-		known: map[abi.ServiceKey]*front{}, ranges: map[string]*piece{}, maglevs: map[string]*piece{}}
+		known: map[abi.ServiceKey]*front{}, ranges: map[string]*piece{}, maglevs: map[string]*piece{}, stale: map[Translation]int{}}
 	if s.maps[abi.MapServices] == nil {
 		return v, nil
 	}
@@ -157,6 +158,7 @@ func (v *services) remove(k abi.ServiceKey) error {
 		return err
 	}
 	delete(v.known, k)
+	v.leave(k, old, &front{})
 	v.unhint(k, old.row.ID)
 	if old.row.ID != 0 {
 		v.resting.ids = append(v.resting.ids, old.row.ID)
@@ -185,6 +187,7 @@ func (v *services) put(k abi.ServiceKey, f service.Frontend) (err error) {
 		return errors.Join(err, v.side(k, next.row.ID, old, next, false), v.letGo(next))
 	}
 	v.known[k] = next
+	v.leave(k, old, next)
 	v.hint(k, next.row)
 	return errors.Join(v.letGo(old), v.side(k, next.row.ID, next, old, false))
 }

@@ -9,9 +9,12 @@ import "github.com/stentor-net/stentor/internal/abi"
 // names the frontend by its number, which rests after use, as slots do. A frontend
 // whose place another one has goes without.
 
+// hintable are flags that mean nothing to sockets; any other one is to be looked at.
+const hintable = abi.ServiceLocal | abi.ServiceDSR | abi.ServiceSourceAllow | abi.ServiceSourceDeny
+
 // hintOf is the word of a frontend; 0: sockets must look at its row.
 func hintOf(k abi.ServiceKey, r abi.Service) uint64 {
-	if k.Scope != abi.ScopeInternal || r.Affinity != 0 || r.Flags&(abi.ServiceSkipped|abi.ServiceRest) != 0 || r.Count == 0 {
+	if k.Scope != abi.ScopeInternal || r.Affinity != 0 || r.Flags&^hintable != 0 || r.Count == 0 {
 		return 0
 	}
 	h, _ := abi.Hint(r.ID, r.First, r.Count)

@@ -356,3 +356,35 @@ func TestTheTableOfAffinitiesComesWithTheFirstServiceThatHasThem(t *testing.T) {
 		t.Errorf("%d rows, want %d", n, abi.Affinities)
 	}
 }
+
+func TestOnlyFrontendsWithNothingElseToAskHaveHints(t *testing.T) {
+	key := abi.ServiceKey{VIP: mapped(netip.MustParseAddr("10.96.0.1")), Port: swap(80), Protocol: 6}
+	plain := abi.Service{ID: 7, First: 8, Count: 3}
+	if hintOf(key, plain) != 7|8<<abi.HintIDBits|3<<(abi.HintIDBits+abi.HintFirstBits) {
+		t.Errorf("a plain frontend: %x", hintOf(key, plain))
+	}
+	for flag := uint16(1); flag != 0; flag <<= 1 {
+		row := plain
+		row.Flags = flag
+		forPackets := flag == abi.ServiceLocal || flag == abi.ServiceDSR || flag == abi.ServiceSourceAllow || flag == abi.ServiceSourceDeny
+		if got := hintOf(key, row) != 0; got != forPackets {
+			t.Errorf("flag %d: hint %v", flag, got)
+		}
+	}
+	for what, x := range map[string]struct {
+		scope uint8
+		row   abi.Service
+	}{
+		"clients outside":   {abi.ScopeExternal, plain},
+		"affinity":          {abi.ScopeInternal, abi.Service{ID: 7, First: 8, Count: 3, Affinity: 60}},
+		"no backend":        {abi.ScopeInternal, abi.Service{ID: 7, First: 8}},
+		"number too large":  {abi.ScopeInternal, abi.Service{ID: 1 << abi.HintIDBits, First: 8, Count: 3}},
+		"slots too far":     {abi.ScopeInternal, abi.Service{ID: 7, First: 1 << abi.HintFirstBits, Count: 3}},
+		"too many backends": {abi.ScopeInternal, abi.Service{ID: 7, First: 8, Count: 1 << abi.HintCountBits}},
+	} {
+		key.Scope = x.scope
+		if h := hintOf(key, x.row); h != 0 {
+			t.Errorf("%s: hint %x", what, h)
+		}
+	}
+}

@@ -27,13 +27,14 @@ import (
 )
 
 // withStatus are the plurals whose status has a path of its own.
-var withStatus = []string{"nodes", "pods", "ciliumnodes", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "clusternetworkpolicies", "customresourcedefinitions"}
+var withStatus = []string{"nodes", "pods", "services", "ciliumnodes", "ciliumloadbalancerippools", "ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "clusternetworkpolicies", "customresourcedefinitions"}
 
 // kinds by plural.
 var kinds = map[string]string{
 	"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "services": "Service", "endpointslices": "EndpointSlice", "servicecidrs": "ServiceCIDR",
 	"networkpolicies": "NetworkPolicy", "clusternetworkpolicies": "ClusterNetworkPolicy", "leases": "Lease", "customresourcedefinitions": "CustomResourceDefinition",
 	"ciliumendpoints": "CiliumEndpoint", "ciliumidentities": "CiliumIdentity", "ciliumnodes": "CiliumNode", "ciliumcidrgroups": "CiliumCIDRGroup",
+	"ciliumlocalredirectpolicies": "CiliumLocalRedirectPolicy", "ciliumloadbalancerippools": "CiliumLoadBalancerIPPool",
 	"ciliumnetworkpolicies": "CiliumNetworkPolicy", "ciliumclusterwidenetworkpolicies": "CiliumClusterwideNetworkPolicy",
 }
 

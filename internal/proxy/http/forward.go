@@ -137,7 +137,12 @@ func (c *conn) answer(w *work, q ask, p *pump) (again bool, err error) {
 	if err != nil {
 		return false, nil
 	}
-	if err := c.client.write(c.server.unread()[:end+n], c.now, c.limits.Write); err != nil {
+	whole := c.server.unread()[:end+n]
+	if c.srv.draining.Load() && !q.old {
+		res.close = true
+		whole = lastHead(w, whole[end:])
+	}
+	if err := c.client.write(whole, c.now, c.limits.Write); err != nil {
 		return false, nil
 	}
 	c.server.use(end + n)

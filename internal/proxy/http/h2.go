@@ -78,7 +78,8 @@ type h2 struct {
 type stream struct {
 	record        l7.Record
 	http          l7.HTTP
-	denied        bool // answered by us: the server knows nothing of it
+	denied        bool  // answered by us: the server knows nothing of it
+	wasted        int64 // bytes that came nevertheless
 	answered      bool
 	asked, served bool // the client's and the server's end was seen
 }
@@ -117,6 +118,8 @@ func (c *conn) serveHTTP2() error {
 	c.client.until(time.Time{})
 	c.server.until(time.Time{})
 	h.toServer.add([]byte(preface))
+	c.srv.register(h)
+	defer c.srv.forget(h)
 	var both sync.WaitGroup
 	both.Go(func() {
 		h.fromServer()
@@ -131,6 +134,32 @@ func (c *conn) serveHTTP2() error {
 	both.Wait()
 	h.unanswered()
 	return nil
+}
+
+func (s *Server) register(h *h2) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.framed == nil {
+		s.framed = map[*h2]struct{}{}
+	}
+	s.framed[h] = struct{}{}
+	if s.draining.Load() {
+		go h.drain()
+	}
+}
+
+func (s *Server) forget(h *h2) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.framed, h)
+}
+
+// drain tells the client to open no more streams; those that it has opened
+// meanwhile are served (RFC 9113, 6.8).
+func (h *h2) drain() {
+	<-h.settled
+	h.toClient.goaway(1<<31-1, codeNone)
+	h.toClient.flush()
 }
 
 type appender []byte
@@ -194,7 +223,8 @@ func (h *h2) clientFrame(f frame) error {
 }
 
 // clientData passes data on, or throws it away if the stream was denied: then
-// the client gets its window back from us, because the server will not give it.
+// the client gets the connection's window back from us, because the server will
+// not give it. A client that goes on and on is told to stop.
 func (h *h2) clientData(f frame) error {
 	if f.stream == 0 || f.stream > h.opened {
 		return errProtocol
@@ -207,6 +237,10 @@ func (h *h2) clientData(f frame) error {
 		}
 		if f.length > 0 {
 			h.toClient.window(0, f.length)
+		}
+		before := st.wasted
+		if st.wasted += int64(f.length); before <= h.limits.Drain && st.wasted > h.limits.Drain {
+			h.toClient.reset(f.stream, codeNone) // the rest need not be sent
 		}
 	} else if err := h.toServer.pass(&h.client, f); err != nil {
 		return err

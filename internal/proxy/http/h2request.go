@@ -359,9 +359,6 @@ func (h *h2) instead(id uint32, st *stream, code int, grpc bool) error {
 			return err
 		}
 	}
-	if !st.asked { // no need to send the rest
-		h.toClient.reset(id, codeNone)
-	}
 	h.end(id, func(st *stream) { st.served = true })
 	return nil
 }

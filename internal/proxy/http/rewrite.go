@@ -85,6 +85,18 @@ func repeated(edits []l7.Edit, e *l7.Edit) bool {
 	return false
 }
 
+// lastHead is an answer's head that ends the connection, and the start of its body.
+func lastHead(w *work, body []byte) []byte {
+	b := append(append(w.out[:0], w.res.start...), "\r\n"...)
+	for i := range w.res.fields {
+		if f := &w.res.fields[i]; !f.Is("connection") && !f.Is("keep-alive") {
+			b = appendField(b, f.Name, f.Value)
+		}
+	}
+	w.out = append(append(b, "Connection: close\r\n\r\n"...), body...)
+	return w.out
+}
+
 func appendField(b, name, value []byte) []byte {
 	return append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 }

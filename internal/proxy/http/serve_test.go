@@ -113,7 +113,7 @@ func through(t *testing.T, server string, lines ...string) *rig {
 
 func limited(t *testing.T, limits Limits, server string, lines ...string) *rig {
 	t.Helper()
-	r := &rig{records: &records{news: make(chan struct{}, 1)}, judge: &fakeJudge{}, errs: make(chan error, 1000)}
+	r := &rig{records: &records{news: make(chan struct{}, 1)}, judge: &fakeJudge{}, errs: make(chan error, 10000)}
 	rules := fakeRules{}
 	if len(lines) > 0 {
 		set, err := l7.Compile(7, lines, nil)

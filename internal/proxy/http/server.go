@@ -7,6 +7,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stentor-net/stentor/internal/l7"
@@ -53,8 +54,24 @@ type Server struct {
 	Recorder l7.Recorder // nil: nothing is recorded
 	Limits   Limits
 
-	once   sync.Once
-	limits Limits
+	once     sync.Once
+	limits   Limits
+	draining atomic.Bool
+	mu       sync.Mutex
+	framed   map[*h2]struct{} // connections of HTTP/2
+}
+
+// Drain asks clients to go on with new connections, without losing a request:
+// connections of HTTP/1 end after their next answer, which says so, those of
+// HTTP/2 are told to open no more streams. Those that are quiet stay until the
+// client speaks or the context of Serve ends.
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for h := range s.framed {
+		go h.drain() // it may have to wait for a slow client
+	}
 }
 
 // Serve serves a client's connection until it ends or ctx does, and closes it.

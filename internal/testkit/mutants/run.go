@@ -39,6 +39,8 @@ func (r *runner) try(ctx context.Context, number int, m mutant) (out outcome) {
 		switch {
 		case err != nil:
 			out.err = err
+		case !strings.Contains(printed, "=== RUN   "+strings.ReplaceAll(p.test, " ", "_")+"\n"):
+			out.err = fmt.Errorf("there is no test %s", p.test)
 		case passed:
 			out.err = fmt.Errorf("SURVIVES %s", p.test)
 		case line == "":
@@ -102,7 +104,7 @@ func (r *runner) sane(ctx context.Context, mutants []mutant, jobs int) error {
 // lineWith is the line that has the text, without the place of the test before it.
 func lineWith(printed, text string) string {
 	for line := range strings.Lines(printed) {
-		if strings.Contains(line, text) {
+		if strings.Contains(line, text) && !strings.HasPrefix(line, "=== ") {
 			line = strings.TrimSpace(line)
 			if place, rest, ok := strings.Cut(line, ": "); ok && strings.Contains(place, "_test.go:") && strings.Contains(rest, text) {
 				line = rest

@@ -52,7 +52,16 @@ func runHTTP(ctx context.Context, args []string) error {
 			return err
 		}
 		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
-		context.AfterFunc(ctx, func() { srv.Close() })
+		// Requests under way are answered, as a server in a cluster should.
+		g.Go(func() error {
+			<-ctx.Done()
+			limit, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
+			if srv.Shutdown(limit) != nil {
+				srv.Close()
+			}
+			return nil
+		})
 		g.Go(func() error {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return err

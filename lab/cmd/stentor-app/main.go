@@ -33,6 +33,7 @@ var commands = []command{
 	{"udp", "[flags] HOST:PORT", "send a datagram and print the answer", runUDPClient},
 	{"stream-recv", "[-listen ADDR]", "receiver of numbered packets, over UDP and TCP", runStreamRecv},
 	{"stream-send", "[flags] HOST:PORT", "sender of numbered packets; prints what was lost and the longest silence", runStreamSend},
+	{"load", "[flags] URL", "many HTTP requests, on short connections and on ones that are kept; prints how they ended", runLoad},
 	{"dns", "[flags] NAME", "look a name up", runDNS},
 	{"ping", "[flags] HOST", "ICMP echo", runPing},
 	{"probe", "[flags] TARGET...", "try http://, tcp://, udp:// and ping:// targets all at once", runProbe},

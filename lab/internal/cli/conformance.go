@@ -15,10 +15,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/stentor-net/stentor/lab/internal/cluster"
 	"github.com/stentor-net/stentor/lab/internal/conformance"
 	"github.com/stentor-net/stentor/lab/internal/image"
+	"github.com/stentor-net/stentor/lab/internal/kubeapi"
 	"github.com/stentor-net/stentor/lab/internal/plan"
 	"github.com/stentor-net/stentor/lab/internal/progress"
 )
@@ -101,6 +105,10 @@ func runConformance(cmd *cobra.Command, f *conformanceFlags) (err error) {
 	defer stop()
 	out := progress.New(os.Stderr)
 	f.up.options.PodRoutes = true
+	zones := suite.Nodes > 0 && !cmd.Flags().Changed("nodes")
+	if zones {
+		f.up.options.Nodes = suite.Nodes
+	}
 	if !f.keep {
 		// Before it comes up: what is half there must go too.
 		defer func() { err = errors.Join(err, takeDown(f.up.options, out)) }()
@@ -112,10 +120,30 @@ func runConformance(cmd *cobra.Command, f *conformanceFlags) (err error) {
 	if err := loadUpstream(ctx, lab, bins, f.up.cache, out); err != nil {
 		return err
 	}
+	if zones {
+		if err := inZones(ctx, lab.Plan); err != nil {
+			return err
+		}
+	}
 	return conformance.Run(ctx, conformance.Options{
 		Plan: lab.Plan, BinDir: bins, Suite: suite, Only: only,
 		Procs: f.procs, Limit: f.limit, Report: f.report, Out: out,
 	})
+}
+
+// inZones puts each node into a zone of its own.
+func inZones(ctx context.Context, p *plan.Plan) error {
+	kube, err := kubeapi.New(p.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	for i, n := range p.Nodes {
+		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:"zone%d"}}}`, corev1.LabelTopologyZone, i+1)
+		if _, err := kube.Set.CoreV1().Nodes().Patch(ctx, n.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("put node %s into a zone: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 func conformanceBinaries(bins string) error {

@@ -95,6 +95,7 @@ func (r *runner) suiteArgs(events string) []string {
 	return []string{
 		"--kubeconfig=" + r.Plan.Path("kubeconfig.inside"), "--provider=skeleton", "--node-os-distro=debian",
 		"--disable-log-dump", "--dump-logs-on-failure=false", "--events=" + events,
+		"--num-nodes=" + strconv.Itoa(len(r.Plan.Nodes)),
 	}
 }
 

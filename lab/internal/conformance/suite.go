@@ -25,6 +25,10 @@ type Suite struct {
 	focus string // expression that names match
 	skip  string // expression that they do not match; "" for none
 	needs []need // of specs that cannot run everywhere
+
+	// Nodes is how many the lab has, each in a zone of its own, unless somebody says
+	// otherwise; 0: as every lab.
+	Nodes int
 }
 
 // need is what a spec cannot run without.
@@ -54,6 +58,7 @@ var Suites = []Suite{
 	},
 	{
 		Name: "services", About: "all of services: types, ports, affinity, traffic policies, families, UDP flows that move",
+		Nodes: 3,
 		focus: `\[sig-network\] (Services|Service CIDRs|Conntrack|Connectivity Pod Lifecycle|HostPort|EndpointSlice|Networking|` +
 			`NoSNAT|KubeProxy|LoadBalancers|Topology Hints|Traffic Distribution|\[Feature:IPv6DualStack\])`,
 		skip: `\[Serial\]|\[Disruptive\]|\[Feature:Networking-Performance\]`,

@@ -42,7 +42,7 @@ var agnhost = recipe{
 	name:     upstreamRegistry + "agnhost:2.63.0",
 	aliases:  []string{upstreamRegistry + "glibc-dns-testing:2.0.0", upstreamRegistry + "busybox:1.37.0-1"},
 	binaries: []string{"agnhost"},
-	packages: append([]string{"bind9-dnsutils", "coreutils", "hostname", "iperf", "libc-bin"}, appPackages...),
+	packages: append([]string{"bind9-dnsutils", "coreutils", "hostname", "iperf", "libc-bin", "wget"}, appPackages...),
 	links:    map[string]string{"agnhost": "usr/bin/agnhost", "usr/bin/nc": "nc.openbsd", "usr/bin/sh": "bash", "usr/local/bin/iperf": "/usr/bin/iperf"},
 	extra:    agnhostFiles,
 	config:   Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{"PATH=" + containerPath}},

@@ -74,7 +74,7 @@ func Run(ctx context.Context, targets []string, timeout time.Duration, ping Ping
 				r.Error = err.Error()
 			}
 			if r.Outcome == "" {
-				r.Outcome = outcome(err)
+				r.Outcome = Outcome(err)
 			}
 			out[i] = r
 		})
@@ -196,7 +196,8 @@ func (r *Result) echo(ctx context.Context, network, addr string, size int) error
 	}
 }
 
-func outcome(err error) string {
+// Outcome names what an attempt to reach something ended with.
+func Outcome(err error) string {
 	var dns *net.DNSError
 	var timeout interface{ Timeout() bool }
 	switch {

@@ -4,6 +4,7 @@ package measure
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,11 +66,12 @@ type Part struct {
 	Name  string // what BENCH matches
 	Title string // of its table
 	Run   func(context.Context, *Env) error
-	Apart bool // in a process of its own, off the processor of both ends, see Env.apart
-	Wide  bool // on every processor all the same
+	Apart bool          // in a process of its own, off the processor of both ends, see Env.apart
+	Wide  bool          // on every processor all the same
+	Limit time.Duration // ends a part that hangs; 0: partLimit
 }
 
-// partLimit ends a part that hangs.
+// partLimit ends a part that hangs and has no limit of its own.
 const partLimit = 5 * time.Minute
 
 // Run measures those parts that match, in their order. A part that fails leaves
@@ -90,7 +92,8 @@ func Run(ctx context.Context, e *Env, parts []Part, only *regexp.Regexp) ([]benc
 		if p.Apart {
 			run = func(ctx context.Context, e *Env) error { return e.apart(ctx, p) }
 		}
-		limited, cancel := context.WithTimeoutCause(ctx, partLimit, fmt.Errorf("it takes longer than %s", partLimit))
+		limit := cmp.Or(p.Limit, partLimit)
+		limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it takes longer than %s", limit))
 		err := run(limited, e)
 		if err != nil && ctx.Err() == nil && limited.Err() != nil {
 			err = errors.Join(context.Cause(limited), err)

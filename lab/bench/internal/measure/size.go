@@ -5,6 +5,7 @@ package measure
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stentor-net/stentor/internal/bench"
 	"github.com/stentor-net/stentor/internal/datapath"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 const mebibyte = 1 << 20
@@ -56,8 +58,11 @@ func measureSizes(ctx context.Context, e *Env) error {
 	if flows < flowRows {
 		return fmt.Errorf("the flow table has %d rows, and the bar is for %d", flows, flowRows)
 	}
-	e.Add(bench.Single("all maps of a node", "MiB", sum/mebibyte).Below(40).By("memlock of %d maps, %d rows of flows", len(maps), flows))
+	e.Add(bench.Single("all maps of a node", "MiB", sum/mebibyte).Below(40).By("memlock of %d maps, %d rows of flows, no service yet", len(maps), flows))
 	e.Add(large...)
+	if err := addGrown(e, c.nodes[0]); err != nil {
+		return err
+	}
 	for _, name := range []string{"stentor", "stentor-cni"} {
 		st, err := os.Stat(filepath.Join(e.Bin, name))
 		if err != nil {
@@ -65,6 +70,25 @@ func measureSizes(ctx context.Context, e *Env) error {
 		}
 		e.Add(bench.Single("binary "+name, "MiB", float64(st.Size())/mebibyte))
 	}
+	return nil
+}
+
+// addGrown reads the maps again with services: some of their tables come, or grow, with need.
+func addGrown(e *Env, n *stentorNode) error {
+	list := frontends(netip.MustParseAddrPort("10.96.0.10:80"), 80)
+	list[0].Affinity, list[1].Algorithm = 60, service.Maglev
+	if err := n.dp.SetFrontends(list); err != nil {
+		return err
+	}
+	maps, err := n.memory()
+	if err != nil {
+		return err
+	}
+	sum := 0.0
+	for _, m := range maps {
+		sum += float64(m.bytes)
+	}
+	e.Add(bench.Single("the same with services", "MiB", sum/mebibyte).By("%d of them, one with affinity and one with Maglev", len(list)))
 	return nil
 }
 
