@@ -300,7 +300,8 @@ int to_overlay(struct __sk_buff *skb)
 		return drop(skb, &p, reason);
 	count(skb, REASON_FORWARDED, 0);
 	trace(skb, &p, POINT_TO_OVERLAY);
-	skb->mark = 0;
+	if (p.flags & PACKET_FROM_PROXY)
+		skb->mark = 0;
 	return TC_ACT_OK;
 }
 

@@ -71,7 +71,14 @@ __global int translate_to(struct __sk_buff *skb, struct packet *p, struct flow_k
 /* If p is for a service: gives it a backend. */
 static __always_inline int translate(struct __sk_buff *skb, struct packet *p, struct flow_key *key)
 {
-	return service_of(p, SCOPE_INTERNAL, 0) ? translate_to(skb, p, key) : 0;
+	struct scratch *space = scratch();
+
+	if (!space || !service_of(p, SCOPE_INTERNAL, 0))
+		return 0;
+	/* Sockets are translated: who still asks for the address is left alone by its redirect. */
+	if ((space->service.flags & SERVICE_SKIPPED) && !cfg_host_sockets)
+		return 0;
+	return translate_to(skb, p, key);
 }
 
 /* If p is for a NodePort of any node: the same. */

@@ -24,16 +24,15 @@ func optionSize(six bool) int {
 // withFrontend puts a frontend into a frame, as a node does that sends a client on.
 func withFrontend(frame []byte, addr string, port uint16) []byte {
 	a := netip.MustParseAddr(addr)
-	out := append([]byte(nil), frame...)
 	if a.Is6() {
 		h := append([]byte{frame[20], 2, 0x1e, 20, byte(port >> 8), byte(port), 0, 0}, a.AsSlice()...)
-		out = append(append(append([]byte(nil), frame[:54]...), h...), frame[54:]...)
+		out := append(append(append([]byte(nil), frame[:54]...), h...), frame[54:]...)
 		binary.BigEndian.PutUint16(out[18:], binary.BigEndian.Uint16(frame[18:])+24)
 		out[20] = 60
 		return out
 	}
 	h := append([]byte{0x1e, 8, byte(port >> 8), byte(port)}, a.AsSlice()...)
-	out = append(append(append([]byte(nil), frame[:34]...), h...), frame[34:]...)
+	out := append(append(append([]byte(nil), frame[:34]...), h...), frame[34:]...)
 	out[14] += 2
 	binary.BigEndian.PutUint16(out[16:], binary.BigEndian.Uint16(frame[16:])+8)
 	header := out[14 : 14+int(out[14]&15)*4]

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stentor-net/stentor/internal/datapath/nstest"
+	"github.com/stentor-net/stentor/internal/service"
 )
 
 // aborted waits until the socket's program is told, and says with what.
@@ -112,5 +113,55 @@ func TestSocketsToBackendsThatHaveGoneAreClosed(t *testing.T) {
 	closeStale(true, ClosedSockets{})
 	if !alive(keeps) {
 		t.Error("a backend that came back lost its socket")
+	}
+}
+
+// A redirect sends every pod of the node, and the node, to its pod; that one
+// reaches the Service's own backend under the same address.
+func TestARedirectSendsAllButItsOwnPod(t *testing.T) {
+	nstest.RequireRoot(t)
+	cgroup := joinCgroup(t)
+	c := newCluster(t, true)
+	n := c.nodes[0]
+	n.cfg.SocketLB, n.cfg.CgroupRoot = true, cgroup
+	n.restart()
+	client, cache, origin := n.pod(), n.pod(), n.pod()
+	atCache, atOrigin := echo(t, cache.Namespace), echo(t, origin.Namespace)
+	cookie, err := n.dp.NetNSCookie(cache.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	redirected := frontends(cache)
+	for i := range redirected {
+		redirected[i].Kind, redirected[i].Redirect, redirected[i].SkipNetNS = service.LocalRedirect, "default/cache", []uint64{cookie}
+	}
+	calls := func(from *nstest.Namespace) {
+		t.Helper()
+		for _, vip := range vips {
+			for _, network := range []string{"tcp", "udp"} {
+				if err := from.Call(network, netip.AddrPortFrom(vip, vipPort), 100, nstest.Wait); err != nil {
+					t.Errorf("%s to %s: %v", network, vip, err)
+				}
+			}
+		}
+	}
+	if err := n.dp.SetFrontends(redirected); err != nil {
+		t.Fatal(err)
+	}
+	calls(client.Namespace)
+	calls(n.Namespace)
+	if len(atOrigin()) != 0 || len(atCache()) == 0 {
+		t.Errorf("%d calls at the cache, %d at the Service's own backend", len(atCache()), len(atOrigin()))
+	}
+	// What the cache asks is left alone, at the socket and in the packet: nobody here
+	// has the address then.
+	before := len(atCache())
+	for _, vip := range vips {
+		if err := cache.Call("udp", netip.AddrPortFrom(vip, vipPort), 100, 300*time.Millisecond); err == nil {
+			t.Errorf("the cache got an answer from %s", vip)
+		}
+	}
+	if got := len(atCache()); got != before {
+		t.Error("the cache was sent to itself")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -91,12 +92,14 @@ func TestAnAddressThatTheWatchHasNotShownIsNotGivenAway(t *testing.T) {
 	view.balancedWriter.Upsert(stale)
 	l.reconcile(t.Context())
 	// An older Service comes, while the table does not show what young was given.
-	s.Put(services+"/old", strings.Replace(balanced("old", ""), `"uid"`, `"creationTimestamp":"2001-01-01T00:00:00Z","uid"`, 1))
+	s.Put(services+"/old", balanced("old", ""))
 	old := &loadBalancers{client: s.Client(), written: map[string]*written{}, log: discard}
 	if err := old.learn(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	view.balancedWriter.Upsert(old.written["uid-old"].Service)
+	first := old.written["uid-old"].Service
+	first.Created = stale.Created.Add(-time.Hour)
+	view.balancedWriter.Upsert(first)
 	l.reconcile(t.Context())
 	if a, b := addressOf(s, "young"), addressOf(s, "old"); a != "[map[ip:192.0.2.0]]" || b != "[map[ip:192.0.2.1]]" {
 		t.Errorf("young has %s, old has %s", a, b)

@@ -16,16 +16,22 @@ import (
 )
 
 // nodeLocalDNS: a cache on each node answers what its clients ask of the cluster's
-// DNS. The cache itself asks that DNS under the same address. Without the cache the
-// clients ask it, too.
+// DNS, and asks that itself by a Service of its own. Without the cache the clients
+// ask it, too.
 func (s *setup) nodeLocalDNS() {
 	ns := s.namespace("localdns")
-	caches := `---
+	upstream := `---
+apiVersion: v1
+kind: Service
+metadata: {namespace: kube-system, name: story-upstream}
+spec: {selector: {k8s-app: kube-dns}, ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]}
+`
+	s.apply(upstream)
+	caches := upstream + `---
 apiVersion: cilium.io/v2
 kind: CiliumLocalRedirectPolicy
 metadata: {namespace: kube-system, name: story-cache}
 spec:
-  skipRedirectFromBackend: true
   redirectFrontend: {serviceMatcher: {serviceName: kube-dns, namespace: kube-system}}
   redirectBackend:
     localEndpointSelector: {matchLabels: {app: story-cache}}
@@ -54,7 +60,7 @@ spec:
     readinessProbe: {httpGet: {path: /ready, port: 8181}, periodSeconds: 1}
     volumeMounts: [{name: c, mountPath: /etc/coredns}]
   volumes: [{name: c, configMap: {name: story-cache-%[1]s}}]
-`, node, i+1, s.plan.DNS[0])
+`, node, i+1, s.vips("kube-system", "story-upstream")[0])
 	}
 	s.apply(caches)
 	s.t.Cleanup(func() {
@@ -81,7 +87,6 @@ spec:
 		own := fmt.Sprintf("192.0.2.%d", i+1)
 		answers(node, "who.story.", own)
 		answers(node, "who.story.", own, "-tcp")
-		// The cache asks the cluster's DNS, although its address is redirected.
 		answers(node, "kubernetes.default.svc.cluster.local.", s.vips("default", "kubernetes")[0].String())
 	}
 	out, err := s.said(context.Background(), "lrp", "list", "--node", "node1")

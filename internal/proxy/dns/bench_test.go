@@ -85,24 +85,29 @@ func BenchmarkUDP(b *testing.B) {
 		ports  int // of clients, in turn
 		flight int // questions of a port at once
 		learn  bool
+		raw    bool // answers as on a node; needs root
 	}{
-		{"16ports", 16, 16, false},
-		{"16ports-learned", 16, 16, true},
-		{"1port-1question", 1, 1, false},
-		{"256ports-1question", 256, 1, false},
-		{"fresh-ports", 0, 1, false},
+		{"16ports", 16, 16, false, false},
+		{"16ports-raw", 16, 16, false, true},
+		{"16ports-learned", 16, 16, true, false},
+		{"1port-1question", 1, 1, false, false},
+		{"256ports-1question", 256, 1, false, false},
+		{"fresh-ports", 0, 1, false, false},
 	} {
-		b.Run(c.name, func(b *testing.B) { benchUDP(b, c.ports, c.flight, c.learn) })
+		b.Run(c.name, func(b *testing.B) { benchUDP(b, c.ports, c.flight, c.learn, c.raw) })
 	}
 }
 
-func benchUDP(b *testing.B, ports, flight int, learn bool) {
+func benchUDP(b *testing.B, ports, flight int, learn, raw bool) {
 	recorder, judge := &discard{}, &fixed{}
 	r := through(b, quick(b), `{"matchPattern":"*.example.com"}`, func(r *rig) {
 		judge.ruling = r.judge.ruling
 		r.Judge, r.Recorder, r.Learner = judge, recorder, nil
 		if learn {
 			r.Learner = instant{}
+		}
+		if raw {
+			r.Sockets = rawLoopback{r.sockets}
 		}
 		r.Limits.Linger = 100 * time.Millisecond
 	})

@@ -24,6 +24,7 @@ type flow struct {
 	turn       int32 // tells apart flows that had the same slot
 	ruling     l7.Ruling
 	judged     bool
+	passed     bool // nothing limits it: what comes is not read
 	asks       asks
 	used       time.Time // when the client last sent something
 	next, prev *flow     // in the order of use
@@ -75,13 +76,16 @@ func (t *table) open(e ends, to *address, now time.Time) (*flow, error) {
 
 var errFull = fmt.Errorf("every socket for questions waits for an answer")
 
-// makeRoom closes the flow that was used longest ago and waits for nothing.
+// makeRoom closes the flow that was used longest ago and waits for nothing. It
+// looks at few: this is not the moment for long searches.
 func (t *table) makeRoom() bool {
-	for f := t.first; f != nil; f = f.next {
+	f := t.first
+	for i := 0; f != nil && i < 256; i++ {
 		if f.asks.n == 0 {
 			t.close(f)
 			return true
 		}
+		f = f.next
 	}
 	return false
 }

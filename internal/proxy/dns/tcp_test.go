@@ -111,16 +111,22 @@ func TestMessagesThatAreNoQuestionsEndOrAreRefused(t *testing.T) {
 }
 
 func TestAClientThatStopsInTheMiddleIsGivenUp(t *testing.T) {
-	r := through(t, serverOf(t, answers), `{"matchPattern":"*"}`, func(r *rig) {
-		r.Limits.Message, r.Limits.Idle = 50*time.Millisecond, 50*time.Millisecond
-	})
-	for name, b := range map[string]string{"nothing": "", "half a length": "\x00", "half a message": "\x00\x20abc"} {
-		c := r.stream()
-		if _, err := c.Conn.Write([]byte(b)); err != nil {
+	for name, c := range map[string]struct {
+		sent   string
+		limits Limits
+	}{
+		"nothing":        {"", Limits{Idle: 50 * time.Millisecond}},
+		"half a length":  {"\x00", Limits{Message: 50 * time.Millisecond}},
+		"half a message": {"\x00\x20abc", Limits{Message: 50 * time.Millisecond}},
+	} {
+		r := through(t, serverOf(t, answers), `{"matchPattern":"*"}`, func(r *rig) { r.Limits = c.limits })
+		s := r.stream()
+		before := time.Now()
+		if _, err := s.Conn.Write([]byte(c.sent)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%s: %v", name, err)
+		if _, err := s.Conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) || time.Since(before) > 8*time.Second {
+			t.Errorf("%s: %v after %v", name, err, time.Since(before))
 		}
 	}
 }

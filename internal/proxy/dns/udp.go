@@ -84,7 +84,13 @@ func (s *Server) ServeUDP(ctx context.Context, fd int) (err error) {
 	defer learners.Wait()
 	end := u.lessons.start(u, &learners)
 	defer end()
-	defer context.AfterFunc(ctx, u.rouse)()
+	told := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() { defer close(told); u.rouse() })
+	defer func() {
+		if !cancel() { // it uses a descriptor that is about to be closed
+			<-told
+		}
+	}()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return u.loop(ctx)
@@ -174,7 +180,7 @@ func (u *udp) fromClient(e ends, from *address, data []byte) {
 		return
 	}
 	u.table.touch(f, u.now)
-	if u.unlimited(&f.ruling) {
+	if f.passed = u.unlimited(&f.ruling); f.passed {
 		u.Counters.Passed.Add(1)
 		u.forward(f, data)
 		return
@@ -221,7 +227,7 @@ func (u *udp) first(e ends, from *address, data []byte) {
 		u.unopened(id, &r, from, name, &d, err)
 		return
 	}
-	f.ruling, f.judged = r, judged
+	f.ruling, f.judged, f.passed = r, judged, unlimited
 	if unlimited {
 		u.Counters.Passed.Add(1)
 		u.forward(f, data)
@@ -294,8 +300,8 @@ func (u *udp) ask(f *flow, data []byte, name string, d *decision) {
 	u.fail(f, a, "the server cannot be reached")
 }
 
-// forward sends a datagram on, unchanged. That a server does not listen is told
-// at the next send or read: then all that wait have no answer.
+// forward sends a datagram on, unchanged. That the server did not listen before is
+// told once, instead of sending: it is asked again.
 func (u *udp) forward(f *flow, data []byte) bool {
 	err := send(f.fd, data)
 	if errors.Is(err, unix.ECONNREFUSED) {

@@ -33,7 +33,8 @@ func (u *udp) readUpstream(f *flow) {
 
 // fromServer takes the n bytes in the slot of the outbox as an answer.
 func (u *udp) fromServer(f *flow, slot []byte, n int) fault {
-	if f.asks.n == 0 && u.unlimited(&f.ruling) {
+	if f.asks.n == 0 && f.passed {
+		u.table.touch(f, u.now)
 		u.Counters.Passed.Add(1)
 		u.out.commit(f.id.Server, n, &f.to)
 		return sound
@@ -92,11 +93,11 @@ func (u *udp) sweep() {
 	}
 	u.swept = u.now
 	for f := u.table.first; f != nil; {
-		next := f.next
-		if u.now.Sub(f.used) < u.limits.Linger {
+		next, quiet := f.next, u.now.Sub(f.used)
+		if quiet < u.limits.Linger {
 			return // and all that follow
 		}
-		if u.expire(f); f.asks.n == 0 {
+		if u.expire(f); f.asks.n == 0 && (!f.passed || quiet >= u.limits.Answer) {
 			u.table.close(f)
 		}
 		f = next

@@ -32,9 +32,10 @@ const (
 const (
 	maxFrame   = 16384 // bytes of payload; larger ones are never negotiated
 	maxTable   = 64 << 10
-	maxStreams = 4096 // that are not finished
-	maxPieces  = 64   // frames of one header block
-	ownWindow  = 4096 // bytes of the client's window that we keep for our answers
+	maxStreams = 4096    // that are not finished
+	maxPieces  = 64      // frames of one header block
+	mostWasted = 4 << 20 // bytes for a denied stream, before the client is told to stop; some take that for an error
+	ownWindow  = 4096    // bytes of the client's window that we keep for our answers
 )
 
 func (h *h2) settle() { h.once.Do(func() { close(h.settled) }) }
@@ -239,8 +240,8 @@ func (h *h2) clientData(f frame) error {
 			h.toClient.window(0, f.length)
 		}
 		before := st.wasted
-		if st.wasted += int64(f.length); before <= h.limits.Drain && st.wasted > h.limits.Drain {
-			h.toClient.reset(f.stream, codeNone) // the rest need not be sent
+		if st.wasted += int64(f.length); before <= mostWasted && st.wasted > mostWasted {
+			h.toClient.reset(f.stream, codeNone)
 		}
 	} else if err := h.toServer.pass(&h.client, f); err != nil {
 		return err

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -67,11 +69,53 @@ func TestHTTP2IsJudgedByStream(t *testing.T) {
 	}
 }
 
-func TestBodiesOfDeniedStreamsLeaveTheWindowsAsTheyWere(t *testing.T) {
+func TestBodiesOfDeniedStreamsLeaveTheWindowAsItWas(t *testing.T) {
+	p := through(t, h2Server(t, echo), rule(`{"path":"/ok"}`))
+	c := p.dial(t)
+	c.send(preface)
+	f := http2.NewFramer(c.TCPConn, c.Reader)
+	f.WriteSettings()
+	var block bytes.Buffer
+	e := hpack.NewEncoder(&block)
+	const size, streams = 16000, 6
+	for i := range uint32(streams) {
+		block.Reset()
+		for _, x := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":path", "/no"}, {":authority", "a"}} {
+			e.WriteField(hpack.HeaderField{Name: x[0], Value: x[1]})
+		}
+		id := 2*i + 1
+		f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true})
+		f.WriteData(id, false, make([]byte, size))
+		f.WriteDataPadded(id, true, make([]byte, size-100), make([]byte, 99))
+	}
+	returned, denials := 0, 0
+	server := 1<<20 - 65535 // what its window begins with is more than the protocol's
+	for returned < streams*2*size || denials < streams {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("%d bytes of the window came back, %d denials: %v", returned, denials, err)
+		}
+		switch frame := frame.(type) {
+		case *http2.WindowUpdateFrame:
+			if frame.StreamID == 0 && int(frame.Increment) != server {
+				returned += int(frame.Increment)
+			}
+		case *http2.HeadersFrame:
+			denials++
+		case *http2.GoAwayFrame:
+			t.Fatalf("goaway: %v", frame.ErrCode)
+		}
+	}
+	if returned != streams*2*size {
+		t.Errorf("%d bytes of the window came back, expected %d", returned, streams*2*size)
+	}
+}
+
+func TestALargeBodyThatIsDeniedLeavesTheConnectionUsable(t *testing.T) {
 	p := through(t, h2Server(t, echo), rule(`{"path":"/ok"}`))
 	c := h2Client(t)
 	big := bytes.Repeat([]byte("x"), 300<<10)
-	for range 10 { // far more than the window of a connection
+	for range 10 {
 		if code, _ := do(t, c, "POST", "http://"+p.addr+"/no", bytes.NewReader(big)); code != 403 {
 			t.Errorf("denied: %d", code)
 		}

@@ -4,6 +4,7 @@ package http
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -28,7 +29,7 @@ func TestADrainLosesNoRequest(t *testing.T) {
 		at.Store(old)
 		c := client(t)
 		var dialled atomic.Int64
-		c.Transport.(*nethttp.Transport).Dial = func(string, string) (net.Conn, error) {
+		c.Transport.(*nethttp.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
 			dialled.Add(1)
 			return net.Dial("tcp", at.Load().addr)
 		}

@@ -147,7 +147,7 @@ func TestMoreThanAnAnswerEndsTheConnection(t *testing.T) {
 		io.Copy(io.Discard, r)
 	}))
 	c := p.dial(t)
-	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n")
 	if code, body := c.answer("GET"); code != 200 || body != "x" {
 		t.Errorf("%d %q", code, body)
 	}

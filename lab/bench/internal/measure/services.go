@@ -60,7 +60,7 @@ func others(api *k8stest.Server, from, to int) {
 			n := i*endpointsOf + k
 			endpoints = append(endpoints, netip.AddrFrom4([4]byte{10, byte(128 + n>>16), byte(n >> 8), byte(n)}))
 		}
-		putService(api, fmt.Sprint("s", i), ip, endpoints, 8080)
+		putService(api, fmt.Sprint("s", i), ip, endpoints, 8080, "TCP")
 	}
 }
 
@@ -70,7 +70,7 @@ func (p *proxied) own(number int, ready bool) {
 	if ready {
 		endpoints = append(endpoints, p.server)
 	}
-	putService(p.api, p.ownName(number), p.vip(number).Addr(), endpoints, servedPort)
+	putService(p.api, p.ownName(number), p.vip(number).Addr(), endpoints, servedPort, "TCP", "UDP")
 }
 
 func (p *proxied) ownName(number int) string { return fmt.Sprintf("own-%d-%d", p.slot, number) }
@@ -81,18 +81,23 @@ func (p *proxied) disown(number int) {
 	p.api.Remove("apis/discovery.k8s.io/v1/namespaces/" + benchNamespace + "/endpointslices/" + name)
 }
 
-func putService(api *k8stest.Server, name string, ip netip.Addr, endpoints []netip.Addr, target uint16) {
+func putService(api *k8stest.Server, name string, ip netip.Addr, endpoints []netip.Addr, target uint16, protocols ...string) {
+	var ports, targets []string
+	for _, p := range protocols {
+		ports = append(ports, fmt.Sprintf(`{"name":%q,"protocol":%q,"port":%d,"targetPort":%d}`, strings.ToLower(p), p, servedPort, target))
+		targets = append(targets, fmt.Sprintf(`{"name":%q,"protocol":%q,"port":%d}`, strings.ToLower(p), p, target))
+	}
 	service := "api/v1/namespaces/" + benchNamespace + "/services/" + name
 	if api.Object(service) == nil {
 		api.Put(service, fmt.Sprintf(`{"metadata":{},"spec":{"type":"ClusterIP","clusterIP":%[1]q,"clusterIPs":[%[1]q],"ipFamilies":["IPv4"],"internalTrafficPolicy":"Cluster",
-			"sessionAffinity":"None","selector":{"app":%[2]q},"ports":[{"name":"http","protocol":"TCP","port":%[3]d,"targetPort":%[4]d}]}}`, ip, name, servedPort, target))
+			"sessionAffinity":"None","selector":{"app":%[2]q},"ports":[%[3]s]}}`, ip, name, strings.Join(ports, ",")))
 	}
 	var list []string
 	for _, a := range endpoints {
 		list = append(list, fmt.Sprintf(`{"addresses":[%q],"nodeName":%q,"conditions":{"ready":true,"serving":true,"terminating":false}}`, a, agentNodeName))
 	}
 	api.Put("apis/discovery.k8s.io/v1/namespaces/"+benchNamespace+"/endpointslices/"+name, fmt.Sprintf(`{"metadata":{"labels":{"kubernetes.io/service-name":%q}},"addressType":"IPv4",
-		"ports":[{"name":"http","protocol":"TCP","port":%d}],"endpoints":[%s]}`, name, target, strings.Join(list, ",")))
+		"ports":[%s],"endpoints":[%s]}`, name, strings.Join(targets, ","), strings.Join(list, ",")))
 }
 
 // serve answers in the node's server pod until the world ends.
