@@ -353,6 +353,46 @@ func TestConnectionsEndWithTheirOwnEndWhenAnotherProxyTakesOver(t *testing.T) {
 	<-ended
 }
 
+func TestClientsUnderHTTPRulesAreAskedToComeAgainWhenAnotherProxyTakesOver(t *testing.T) {
+	s := start(t, t.TempDir(), limited(70000))
+	serveRules(t, s.opts.Socket, landing)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	url := "http://" + s.kernel.addr() + "/v1/request-landing"
+	land := func() *http.Response {
+		t.Helper()
+		req, err := http.NewRequest("POST", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, r.Body)
+		if r.Body.Close(); err != nil || r.StatusCode != 200 {
+			t.Fatal(r.Status, err)
+		}
+		return r
+	}
+	if r := land(); r.Close {
+		t.Fatal("a connection is ended before there is a reason")
+	}
+	s.kernel.mu.Lock()
+	s.kernel.listeners = nil // another proxy takes over
+	s.kernel.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { s.end(); close(ended) }()
+	for !land().Close { // until it knows of the other
+		select {
+		case <-ended:
+			t.Fatal("the proxy ended before its connection")
+		default:
+		}
+	}
+	<-ended
+}
+
 func TestAddressesOfSocketsHaveOneForm(t *testing.T) {
 	for in, want := range map[string]string{"[::ffff:10.0.0.1]:80": "10.0.0.1:80", "[fe80::1%eth0]:80": "[fe80::1]:80", "10.0.0.1:80": "10.0.0.1:80"} {
 		if got := addrPort(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(in))); got.String() != want {

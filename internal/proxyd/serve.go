@@ -114,7 +114,7 @@ func (p *proxy) markReady() error {
 }
 
 // drain lets connections end. While no other proxy has taken over, new ones are
-// still served.
+// still served; from then on clients are asked to go on with the other.
 func (p *proxy) drain(listeners *Listeners) {
 	until := time.NewTimer(p.opts.Drain)
 	defer until.Stop()
@@ -122,8 +122,11 @@ func (p *proxy) drain(listeners *Listeners) {
 	defer look.Stop()
 	for {
 		ours, err := p.kernel.Announced(listeners)
-		if err == nil && !ours && p.conns.len() == 0 {
-			return
+		if err == nil && !ours {
+			p.http.Drain()
+			if p.conns.len() == 0 {
+				return
+			}
 		}
 		select {
 		case <-look.C:

@@ -19,6 +19,7 @@ func places(namespace string) []from {
 // affinity: a client keeps its server while it asks often enough, and may get
 // another one when it has been silent for longer than the timeout.
 func (s *setup) affinity() {
+	soaksServices(s.t)
 	ns := s.namespace("sticky")
 	s.apply(pod(ns, "a", "node1", "set: sticky") + pod(ns, "c", "node2", "set: sticky") + fmt.Sprintf(`---
 apiVersion: v1
@@ -79,6 +80,7 @@ func (s *setup) keepsServer(at from, url string) {
 
 // dns: names are looked up at the cluster's DNS by its ClusterIP, over UDP and TCP.
 func (s *setup) dns() {
+	soaksServices(s.t)
 	ns := s.namespace("names")
 	s.apply(pod(ns, "a", "node1") + pod(ns, "c", "node2"))
 	s.running(ns, "a", "c")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	policyv1 "k8s.io/api/policy/v1"
@@ -17,9 +18,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// soakServicesEnv asks for the long form of the stories about services: a drain, and
-// a rolling update of backends that end without a word.
+// soakServicesEnv asks for the stories about services that take long (make soak-services).
 const soakServicesEnv = "STENTOR_SOAK_SERVICES"
+
+func soaksServices(t *testing.T) {
+	t.Helper()
+	if os.Getenv(soakServicesEnv) == "" {
+		t.Skipf("takes long: make soak-services (%s=1)", soakServicesEnv)
+	}
+}
 
 // loadReport is what `stentor-app load` says.
 type loadReport struct {
@@ -131,6 +138,7 @@ func (s *setup) restart(namespace string, round int) {
 // is drained, or agents are killed.
 func (s *setup) servicesUnderLoad() {
 	s.needsAgent()
+	soaksServices(s.t)
 	ns := s.namespace("load")
 	s.apply(replicated(ns, 3) + pod(ns, "client", "node1"))
 	s.running(ns, "client")
@@ -141,9 +149,6 @@ func (s *setup) servicesUnderLoad() {
 	s.reachFrom([]from{at, "outside"}, target{"service", inside, ""})
 	s.without("rolling update, preStop of 3 s", s.underLoad("rolling update, preStop of 3 s", at, inside, outside, func() { s.restart(ns, 1) }), false)
 	s.without("agents killed", s.underLoad("agents killed", at, inside, outside, func() { s.killAgent("node1"); s.killAgent("node2") }), false)
-	if os.Getenv(soakServicesEnv) == "" {
-		return
-	}
 	s.without("node drained", s.underLoad("node drained", at, inside, outside, func() { s.drain(ns, "node2") }), false)
 	s.apply(replicated(ns, 0))
 	s.rolledOut(ns)
@@ -194,6 +199,7 @@ func (s *setup) drain(namespace, node string) {
 // the kubelet's, which makes chains so that others find out when rules are gone.
 func (s *setup) noRules() {
 	s.needsAgent()
+	soaksServices(s.t)
 	for _, n := range s.plan.Nodes {
 		for _, list := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"}} {
 			text, err := s.output(n.Name, list...)

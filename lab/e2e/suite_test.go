@@ -107,6 +107,7 @@ func TestIPv6Only(t *testing.T) {
 
 // TestHostNamespaceOnly has a lab as meshes want it: sockets of pods are left alone.
 func TestHostNamespaceOnly(t *testing.T) {
+	soaksServices(t)
 	s := bringUp(t, "mesh", "--set", "socketLB.hostNamespaceOnly=true")
 	s.story(t, "services", (*setup).services)
 	s.story(t, "on-the-wire", (*setup).onTheWire)

@@ -122,10 +122,16 @@ func (d *demo) show(ctx context.Context) error {
 	if derr == nil {
 		d.Out.Step("a drop seen")
 	}
+	requests, rerr := d.requests(ctx)
+	if rerr != nil {
+		return d.explain(rerr)
+	}
+	d.Out.Step("requests made under a rule about HTTP")
 	same := d.table(before, after)
 	d.printDrop(drop, derr)
+	judged := d.printRequests(requests)
 	d.printNext()
-	if !same || inForce != nil || derr != nil {
+	if !same || !judged || inForce != nil || derr != nil {
 		return ErrDiffers
 	}
 	return nil

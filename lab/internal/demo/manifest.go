@@ -13,3 +13,8 @@ var Empire string
 //
 //go:embed rule1.yaml
 var Rule1 string
+
+// RuleHTTP is Rule1 for one request only.
+//
+//go:embed rule1-http.yaml
+var RuleHTTP string

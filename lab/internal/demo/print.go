@@ -119,10 +119,12 @@ The cluster goes on running. To look around:
   export KUBECONFIG=%s PATH=%s:$PATH
   kubectl get pods,cep,cnp -o wide
   kubectl exec tiefighter -- curl -s -XPOST deathstar/v1/request-landing
+  kubectl exec tiefighter -- curl -s -XPUT deathstar/v1/exhaust-port
   kubectl exec xwing -- curl -s -m2 -XPOST deathstar/v1/request-landing
   stentor status
   stentor endpoint list
-  stentor monitor --type drop
+  stentor monitor --type drop,l7
+  stentor observe --protocol http
   stentor lab exec%s node1 -- bash
 
 To remove it: stentor lab down%[3]s
