@@ -180,9 +180,17 @@ func Detach() error {
 	}
 	var errs []error
 	for _, l := range links {
-		errs = append(errs, a.detach(l))
+		// A device that has gone meanwhile has taken its programs along.
+		if err := a.detach(l); err != nil && !a.isGone(l) {
+			errs = append(errs, fmt.Errorf("detach from %s: %w", l.Attrs().Name, err))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+func (a *attacher) isGone(l netlink.Link) bool {
+	_, err := a.nl.LinkByIndex(l.Attrs().Index)
+	return errors.As(err, &netlink.LinkNotFoundError{})
 }
 
 func (a *attacher) detach(l netlink.Link) error {
