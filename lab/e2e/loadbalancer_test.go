@@ -37,13 +37,15 @@ spec:
     localEndpointSelector: {matchLabels: {app: story-cache}}
     toPorts: [{name: dns, port: "53", protocol: UDP}, {name: dns-tcp, port: "53", protocol: TCP}]
 `
+	var pods []string
 	for i, node := range []string{"node1", "node2"} {
 		caches += fmt.Sprintf(`---
 apiVersion: v1
 kind: ConfigMap
 metadata: {namespace: kube-system, name: story-cache-%[1]s}
 data: {Corefile: ".:53 {\n  errors\n  ready\n  hosts {\n    192.0.2.%[2]d who.story\n    fallthrough\n  }\n  forward . %[3]s\n}\n"}
----
+`, node, i+1, s.vips("kube-system", "story-upstream")[0])
+		pods = append(pods, fmt.Sprintf(`---
 apiVersion: v1
 kind: Pod
 metadata: {namespace: kube-system, name: story-cache-%[1]s, labels: {app: story-cache}}
@@ -60,11 +62,11 @@ spec:
     readinessProbe: {httpGet: {path: /ready, port: 8181}, periodSeconds: 1}
     volumeMounts: [{name: c, mountPath: /etc/coredns}]
   volumes: [{name: c, configMap: {name: story-cache-%[1]s}}]
-`, node, i+1, s.vips("kube-system", "story-upstream")[0])
+`, node))
 	}
-	s.apply(caches)
+	s.apply(caches + strings.Join(pods, ""))
 	s.t.Cleanup(func() {
-		if err := s.kube.Delete(context.Background(), caches); err != nil {
+		if err := s.kube.Delete(context.Background(), caches+pods[1]); err != nil { // the other one goes in the story
 			s.t.Error(err)
 		}
 	})
@@ -78,9 +80,9 @@ spec:
 			var err error
 			out, errs, err = s.kube.Exec(ctx, ns, pod, append(append([]string{"stentor-app", "dns"}, flags...), name)...)
 			if want == "" {
-				return err != nil, fmt.Errorf("got %s", out)
+				return unless(err != nil, "got %s", out)
 			}
-			return err == nil && strings.Contains(out, want), fmt.Errorf("%s%s %w", out, errs, err)
+			return unless(err == nil && strings.Contains(out, want), "%s%s %v", out, errs, err)
 		})
 	}
 	for i, node := range []string{"node1", "node2"} {
@@ -139,7 +141,7 @@ spec:
 		for _, in := range svc.Status.LoadBalancer.Ingress {
 			given = append(given, netip.MustParseAddr(in.IP))
 		}
-		return len(given) == len(s.plan.Outside), fmt.Errorf("%v %v", svc.Status.LoadBalancer.Ingress, svc.Status.Conditions)
+		return unless(len(given) == len(s.plan.Outside), "%v %v", svc.Status.LoadBalancer.Ingress, svc.Status.Conditions)
 	})
 	route := func(verb string, ip netip.Addr, via netip.Addr) {
 		s.t.Helper()
@@ -162,6 +164,14 @@ spec:
 	s.wait(15*time.Second, "the pool to have its addresses back", func(ctx context.Context) (bool, error) {
 		out, err := s.kube.Set.CoreV1().RESTClient().Get().AbsPath("/apis/cilium.io/v2/ciliumloadbalancerippools/story").DoRaw(ctx)
 		text := string(out)
-		return err == nil && strings.Contains(text, `"message":"0"`) && strings.Contains(text, "cilium.io/IPsUsed"), fmt.Errorf("%s %w", text, err)
+		return unless(err == nil && strings.Contains(text, `"message":"0"`) && strings.Contains(text, "cilium.io/IPsUsed"), "%s %v", text, err)
 	})
+}
+
+// unless is what a condition gives: done, or what was seen instead.
+func unless(done bool, format string, args ...any) (bool, error) {
+	if done {
+		return true, nil
+	}
+	return false, fmt.Errorf(format, args...)
 }

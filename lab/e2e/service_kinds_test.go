@@ -89,7 +89,7 @@ func (s *setup) dns() {
 			command := []string{"stentor-app", "dns", "-server", netip.AddrPortFrom(server, 53).String(), "kubernetes.default.svc.cluster.local"}
 			s.wait(10*time.Second, fmt.Sprintf("a name from %s by %s", at, server), func(ctx context.Context) (bool, error) {
 				out, err := s.run1(ctx, at, command...)
-				return err == nil && strings.Contains(out, s.vips("default", "kubernetes")[0].String()), fmt.Errorf("%v: %s", err, out)
+				return unless(err == nil && strings.Contains(out, s.vips("default", "kubernetes")[0].String()), "%v: %s", err, out)
 			})
 		}
 		if out, _, err := s.kube.Exec(context.Background(), ns, "a", "dig", "@"+server.String(), "kubernetes.default.svc.cluster.local"); err != nil || !strings.Contains(out, "NOERROR") {
