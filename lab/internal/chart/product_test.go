@@ -18,6 +18,7 @@ import (
 type product struct {
 	config      map[string]string
 	agent       appsv1.DaemonSet
+	proxy       appsv1.DaemonSet
 	operator    appsv1.Deployment
 	roles       map[string]rbacv1.ClusterRole
 	otherNames  []string
@@ -51,7 +52,11 @@ func renderProduct(t *testing.T, set ...string) (product, error) {
 			decode(&c)
 			p.config = c.Data
 		case "DaemonSet":
-			decode(&p.agent)
+			if head.Metadata.Name == "stentor-proxy" {
+				decode(&p.proxy)
+			} else {
+				decode(&p.agent)
+			}
 		case "Deployment":
 			decode(&p.operator)
 			p.hasOperator = true
@@ -80,6 +85,19 @@ func privileged(c corev1.Container) bool {
 	return c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 }
 
+func TestTheProxyHasNamedRightsAndNoAccount(t *testing.T) {
+	spec := mustRender(t).proxy.Spec.Template.Spec
+	if c := spec.Containers[0]; privileged(c) || len(c.SecurityContext.Capabilities.Add) == 0 || c.SecurityContext.Capabilities.Drop[0] != "ALL" {
+		t.Errorf("the proxy's rights: %+v", c.SecurityContext)
+	}
+	if a := spec.AutomountServiceAccountToken; a == nil || *a {
+		t.Error("the proxy gets a token of the API server, which it never asks")
+	}
+	if p := mustRender(t, "l7Proxy=false"); p.proxy.Name != "" || p.config["enable-l7-proxy"] != "false" {
+		t.Errorf("without a proxy: DaemonSet %q, enable-l7-proxy %q", p.proxy.Name, p.config["enable-l7-proxy"])
+	}
+}
+
 func TestTheAgentHasNamedRightsAndOnlyTheMountingStepHasAll(t *testing.T) {
 	spec := mustRender(t).agent.Spec.Template.Spec
 	if c := spec.Containers[0]; privileged(c) || len(c.SecurityContext.Capabilities.Add) == 0 || c.SecurityContext.Capabilities.Drop[0] != "ALL" {
@@ -99,7 +117,7 @@ func TestTheAgentHasNamedRightsAndOnlyTheMountingStepHasAll(t *testing.T) {
 func TestEveryMountHasAVolumeAndEveryVolumeIsMounted(t *testing.T) {
 	for _, set := range [][]string{nil, {"cni.install=false"}, {"bpf.autoMount.enabled=false"}} {
 		p := mustRender(t, set...)
-		for _, spec := range []corev1.PodSpec{p.agent.Spec.Template.Spec, p.operator.Spec.Template.Spec} {
+		for _, spec := range []corev1.PodSpec{p.agent.Spec.Template.Spec, p.operator.Spec.Template.Spec, p.proxy.Spec.Template.Spec} {
 			var mounted, volumes []string
 			for _, c := range append(slices.Clone(spec.InitContainers), spec.Containers...) {
 				for _, m := range c.VolumeMounts {
