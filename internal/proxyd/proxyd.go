@@ -41,7 +41,7 @@ type proxy struct {
 	store   store
 	http    *http.Server
 	dns     *dns.Server
-	serving sync.WaitGroup
+	serving sync.WaitGroup // all that serves connections
 	conns   tracker
 }
 
@@ -112,6 +112,7 @@ func run(ctx context.Context, log *slog.Logger, o Options, kernel Kernel) error 
 	stop := func() error {
 		end()
 		err := errors.Join(listeners.closeTCP(), ignoreEnd(accepting.Wait()))
+		p.serving.Wait() // they ask the kernel's tables, which are closed after this
 		return errors.Join(err, listeners.closeUDP(), ignoreEnd(talking.Wait()))
 	}
 	if err := kernel.Announce(listeners); err != nil {

@@ -37,6 +37,8 @@ type fakeKernel struct {
 	udp       int        // descriptor of the listener
 	listeners *Listeners // announced; nil: those of another proxy
 	ready     chan struct{}
+	closed    chan struct{}
+	late      chan bool // Dial lingers, and says whether the tables were closed meanwhile; optional
 }
 
 func (k *fakeKernel) Judge(l7.Connection) (l7.Ruling, error) {
@@ -107,11 +109,25 @@ func (k *fakeKernel) Announced(l *Listeners) (bool, error) {
 }
 
 func (k *fakeKernel) Dial(ctx context.Context, _ l7.Connection) (net.Conn, error) {
+	if k.late != nil {
+		k.late <- false
+		<-ctx.Done()
+		select {
+		case <-k.closed:
+			k.late <- true
+		case <-time.After(100 * time.Millisecond):
+			k.late <- false
+		}
+		return nil, ctx.Err()
+	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", k.server)
 }
 
-func (k *fakeKernel) Close() error { return nil }
+func (k *fakeKernel) Close() error {
+	close(k.closed)
+	return nil
+}
 
 func (k *fakeKernel) addr() string { return k.listeners.TCP[0].Addr().String() }
 
@@ -139,7 +155,7 @@ func start(t *testing.T, dir string, ruling l7.Ruling) *setup {
 // startAt is a proxy in front of a server.
 func startAt(t *testing.T, dir string, ruling l7.Ruling, server string) *setup {
 	t.Helper()
-	s := &setup{t: t, kernel: &fakeKernel{server: server, ruling: ruling, ready: make(chan struct{})}}
+	s := &setup{t: t, kernel: &fakeKernel{server: server, ruling: ruling, ready: make(chan struct{}), closed: make(chan struct{})}}
 	s.opts = Options{Socket: filepath.Join(dir, "s"), StateDir: dir, ReadyFile: filepath.Join(dir, "ready"), Drain: 20 * time.Second, Version: "v1"}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -391,6 +407,32 @@ func TestClientsUnderHTTPRulesAreAskedToComeAgainWhenAnotherProxyTakesOver(t *te
 		}
 	}
 	<-ended
+}
+
+// The tables are memory of the kernel: whoever asks them after they are closed
+// ends the process.
+func TestTheTablesAreOpenWhileAConnectionIsServed(t *testing.T) {
+	k := &fakeKernel{ready: make(chan struct{}), closed: make(chan struct{}), late: make(chan bool, 2)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		dir := t.TempDir()
+		ended <- run(ctx, slog.New(slog.DiscardHandler), Options{Socket: filepath.Join(dir, "s"), StateDir: dir, Drain: time.Millisecond}, k)
+	}()
+	<-k.ready
+	conn, err := net.Dial("tcp", k.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	<-k.late // its server is dialled
+	cancel()
+	if <-k.late {
+		t.Error("the tables were closed while a connection was served")
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAddressesOfSocketsHaveOneForm(t *testing.T) {

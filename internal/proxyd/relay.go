@@ -33,7 +33,7 @@ func (p *proxy) relay(ctx context.Context, client net.Conn, c l7.Connection, r l
 	}
 	defer server.Close()
 	defer context.AfterFunc(ctx, func() { reset(client); reset(server) })()
-	go p.watch(ctx, end, c, r)
+	p.serving.Go(func() { p.watch(ctx, end, c, r) })
 	var g errgroup.Group
 	g.Go(func() error { return pass(server, client) })
 	g.Go(func() error { return pass(client, server) })
