@@ -3,9 +3,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,6 +30,7 @@ type l7Rules struct {
 	writer *table.Writer[l7.Source]
 	server *wire.Server
 	next   []l7.Source // what the kernel names once the steps are carried out
+	due    bool        // next is not in the table yet
 }
 
 // proxyWithin bounds the wait for a proxy: one that hangs must not hold up
@@ -51,15 +54,12 @@ func (r *l7Rules) before(e Engine, changed bool) {
 	if r == nil || !changed {
 		return
 	}
-	r.next = e.L7()
-	old := rowsOf(r.writer.Table())
-	all := slices.Clone(r.next)
-	for _, o := range old {
-		if !slices.ContainsFunc(all, func(s l7.Source) bool { return s.Number == o.Number }) {
-			all = append(all, o)
-		}
+	r.next, r.due = e.L7(), true
+	both := map[uint32]l7.Source{}
+	for _, s := range append(rowsOf(r.writer.Table()), r.next...) {
+		both[s.Number] = s
 	}
-	version := r.put(all)
+	version := r.put(slices.Collect(maps.Values(both)))
 	ctx, cancel := context.WithTimeout(context.Background(), proxyWithin)
 	defer cancel()
 	if err := r.server.Wait(ctx, version); err != nil {
@@ -69,14 +69,14 @@ func (r *l7Rules) before(e Engine, changed bool) {
 
 // after forgets the rules that nothing names any more.
 func (r *l7Rules) after() {
-	if r != nil && r.next != nil {
+	if r != nil && r.due {
 		r.put(r.next)
-		r.next = nil
+		r.next, r.due = nil, false
 	}
 }
 
 func (r *l7Rules) put(rules []l7.Source) uint64 {
-	slices.SortFunc(rules, func(a, b l7.Source) int { return int(int64(a.Number) - int64(b.Number)) })
+	slices.SortFunc(rules, func(a, b l7.Source) int { return cmp.Compare(a.Number, b.Number) })
 	r.writer.Replace(rules, func(a, b l7.Source) bool { return slices.Equal(a.Lines, b.Lines) })
 	return r.server.Set(rules)
 }

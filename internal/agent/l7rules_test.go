@@ -52,6 +52,11 @@ func TestRulesThatTheKernelNamesAreKnownBeforeAndAfterAStep(t *testing.T) {
 	check("while the kernel may name both", 5, 7)
 	r.after()
 	check("after it", 7)
+	e.named = nil
+	r.before(e, true)
+	check("while the last may still be named", 7)
+	r.after()
+	check("after the last has gone")
 }
 
 func TestOnlySetsNameRules(t *testing.T) {
